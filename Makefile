@@ -1,0 +1,147 @@
+# Onward: an outbound SMTP relay. `make help` lists the targets.
+#
+# One build tree per variant under build/: release, asan, tsan, clang. Objects follow the sources' paths; dependencies
+# are tracked by the compiler.
+
+VARIANT  ?= release
+PREFIX   ?= /usr/local
+DESTDIR  ?=
+VERSION  := 0.1.0
+BUILD    := build/$(VARIANT)
+
+# What Debian 12 packages each job needs; make demo and make check install what is missing.
+BUILD_PACKAGES := gcc libc6-dev pkg-config libunbound-dev libjemalloc-dev liblmdb-dev libck-dev libcyaml-dev libyaml-dev libssl-dev \
+                  libidn2-dev libjansson-dev libsystemd-dev
+RUN_PACKAGES   := dns-root-data
+TEST_PACKAGES  := libcmocka-dev nsd postfix swaks openssl python3 iproute2 clang libclang-rt-14-dev procps
+DEMO_PACKAGES  := nsd postfix swaks python3
+
+CC       ?= gcc
+WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wswitch-enum -Wmissing-prototypes -Wstrict-prototypes -Werror
+HARDEN   := -fstack-protector-strong -fstack-clash-protection -fcf-protection -fPIE
+LINK     := -pie -Wl,-z,relro,-z,now,-z,noexecstack
+DEFINES  := -D_GNU_SOURCE -DONWARD_VERSION='"$(VERSION)"'
+
+ifeq ($(VARIANT),release)
+  OPTIMIZE := -O2 -g -D_FORTIFY_SOURCE=2
+  MALLOC   := -ljemalloc
+else ifeq ($(VARIANT),clang)
+  CC       := clang
+  OPTIMIZE := -O2 -g -D_FORTIFY_SOURCE=2
+  MALLOC   := -ljemalloc
+else ifeq ($(VARIANT),asan)
+  OPTIMIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -DONWARD_HOT_ASSERTS
+else ifeq ($(VARIANT),tsan)
+  OPTIMIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=thread -DONWARD_HOT_ASSERTS
+else
+  $(error VARIANT is release, clang, asan or tsan)
+endif
+
+CFLAGS   := -std=c11 $(WARNINGS) $(HARDEN) $(OPTIMIZE) $(DEFINES) -I. -MMD -MP
+LIBS     := -lunbound -llmdb -lck -lcyaml -lyaml -lssl -lcrypto -lidn2 -ljansson -lsystemd -lpthread $(MALLOC)
+
+SOURCES  := $(sort $(wildcard core/*.c core/*/*.c dns/*.c smtp/*.c workers/*.c workers/*/*.c))
+OBJECTS  := $(SOURCES:%.c=$(BUILD)/%.o)
+UNITS    := $(sort $(wildcard tests/unit/test_*.c))
+UNIT_BINARIES := $(UNITS:tests/unit/%.c=$(BUILD)/tests/%)
+FUZZERS  := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_BINARIES := $(FUZZERS:tests/fuzz/%.c=build/fuzz/%)
+
+.PHONY: all help deps-build deps-demo deps-check build demo check quick asan tsan unit e2e fuzz tidy format bench \
+        install clean
+.DELETE_ON_ERROR:
+
+all: onward ## build the relay: ./onward
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+onward: $(BUILD)/onward
+	@cp -f $< $@
+
+$(BUILD)/onward: $(OBJECTS)
+	$(CC) $(CFLAGS) $(LINK) -o $@ $(OBJECTS) $(LIBS)
+
+$(BUILD)/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -c -o $@ $<
+
+# ---- what a newcomer runs ----
+
+demo: deps-demo ## see the main job on real sockets, in under a minute
+	@$(MAKE) --no-print-directory -s -j2 all
+	@python3 tests/demo/demo.py
+
+check: deps-check ## run every test, and print the counts
+	@tests/run all
+
+quick: ## the unit tests and a short end-to-end run
+	@tests/run quick
+
+asan: ## the same tests under the address and undefined-behaviour sanitizers
+	@tests/run asan
+
+tsan: ## the same tests under the thread sanitizer
+	@tests/run tsan
+
+deps-build:
+	@tests/install-packages $(BUILD_PACKAGES) $(RUN_PACKAGES)
+deps-demo:
+	@tests/install-packages $(BUILD_PACKAGES) $(RUN_PACKAGES) $(DEMO_PACKAGES)
+deps-check:
+	@tests/install-packages $(BUILD_PACKAGES) $(RUN_PACKAGES) $(TEST_PACKAGES)
+
+# ---- tests ----
+
+unit: $(UNIT_BINARIES) ## build the unit tests of this VARIANT
+
+# A unit test names the sources it links against in its SOURCES line, and libraries in its LIBS line.
+sources_of = $(shell sed -n 's|^/\* SOURCES: \(.*\) \*/|\1|p' $(1))
+libs_of    = $(shell sed -n 's|^/\* LIBS: \(.*\) \*/|\1|p' $(1))
+
+define unit_rule
+$(BUILD)/tests/$(1): $(BUILD)/tests/unit/$(1).o $(patsubst %.c,$(BUILD)/%.o,$(call sources_of,tests/unit/$(1).c))
+	@mkdir -p $$(@D)
+	$$(CC) $$(CFLAGS) $$(LINK) -o $$@ $$^ -lcmocka $(call libs_of,tests/unit/$(1).c) -lpthread
+endef
+$(foreach t,$(UNITS:tests/unit/%.c=%),$(eval $(call unit_rule,$(t))))
+
+fuzz: $(FUZZ_BINARIES) ## build the fuzzers (clang, libFuzzer) into build/fuzz
+
+define fuzz_rule
+build/fuzz/$(1): tests/fuzz/$(1).c $(call sources_of,tests/fuzz/$(1).c)
+	@mkdir -p $$(@D)
+	clang -std=c11 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all $$(DEFINES) -DONWARD_HOT_ASSERTS \
+	    -I. -o $$@ $$^ $(call libs_of,tests/fuzz/$(1).c) -lpthread
+endef
+$(foreach t,$(FUZZERS:tests/fuzz/%.c=%),$(eval $(call fuzz_rule,$(t))))
+
+# ---- care ----
+
+tidy: ## static analysis: clang-tidy, include arrows, documented headers
+	@tests/tidy
+
+format: ## lay out all C files by .clang-format
+	clang-format -i $$(git ls-files '*.[ch]')
+
+bench: all ## measure against Postfix on this machine (see bench/README.md)
+	@bench/run
+
+# ---- installing ----
+
+install: all ## install under $(DESTDIR)$(PREFIX): binary, man page, example configuration, unit
+	install -D -m 0755 onward $(DESTDIR)$(PREFIX)/sbin/onward
+	install -D -m 0644 workers/packaging/onward.8 $(DESTDIR)$(PREFIX)/share/man/man8/onward.8
+	install -D -m 0644 core/config/onward.yaml $(DESTDIR)$(PREFIX)/share/doc/onward/onward.yaml
+	install -d $(DESTDIR)/etc/onward
+	test -e $(DESTDIR)/etc/onward/onward.yaml || \
+	    install -m 0644 core/config/onward.yaml $(DESTDIR)/etc/onward/onward.yaml
+	install -d $(DESTDIR)/lib/systemd/system
+	sed 's|@PREFIX@|$(PREFIX)|g' workers/packaging/onward.service \
+	    > $(DESTDIR)/lib/systemd/system/onward.service
+	install -D -m 0644 workers/packaging/onward.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/onward
+
+clean: ## remove what was built
+	rm -rf build onward
+
+-include $(OBJECTS:.o=.d) $(wildcard $(BUILD)/tests/unit/*.d)

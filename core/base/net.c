@@ -1,0 +1,190 @@
+#include "core/base/net.h"
+
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <unistd.h>
+
+const char *net_status_name(enum net_status status)
+{
+    static const char *const names[] = {"ok",          "again",   "closed",       "reset", "refused",
+                                        "unreachable", "timeout", "no resources"};
+    return names[status];
+}
+
+static enum net_status status_of(int error)
+{
+    switch (error) {
+    case 0:
+        return NET_OK;
+    case EAGAIN:
+    case EINPROGRESS:
+    case EINTR:
+        return NET_AGAIN;
+    case ECONNREFUSED:
+        return NET_REFUSED;
+    case ENETUNREACH:
+    case EHOSTUNREACH:
+    case ENETDOWN:
+    case EHOSTDOWN:
+    case EACCES: /* a local firewall rule, or a broadcast address */
+    case EPERM:
+    case EINVAL: /* e.g. an address no connection can go to */
+    case EAFNOSUPPORT:
+        return NET_UNREACHABLE;
+    case ETIMEDOUT:
+        return NET_TIMEOUT;
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
+    case ENOBUFS:
+    case EADDRNOTAVAIL: /* no free port, or the source address is gone */
+    case EADDRINUSE:
+        return NET_NO_RESOURCES;
+    default: /* ECONNRESET, EPIPE, ECONNABORTED and what else breaks a connection */
+        return NET_RESET;
+    }
+}
+
+static void set_option(int fd, int level, int option, int value)
+{
+    /* Options here only tune; a kernel that lacks one still carries mail. */
+    (void)setsockopt(fd, level, option, &value, sizeof value);
+}
+
+static bool is_wildcard(const struct address *a)
+{
+    static const uint8_t zero[16] = {0};
+    return memcmp(a->ip, zero, sizeof zero) == 0;
+}
+
+int net_listen(const struct address *a, struct error *error)
+{
+    char text[ADDRESS_TEXT_SIZE];
+    address_format(a, text);
+    struct sockaddr_storage ss;
+    socklen_t len = address_to_sockaddr(a, &ss);
+    int fd = socket(ss.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        error_set(error, "cannot listen on %s: %s", text, strerror(errno));
+        return -1;
+    }
+    set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+    if (ss.ss_family == AF_INET6)
+        set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, is_wildcard(a) ? 0 : 1);
+    if (bind(fd, (struct sockaddr *)&ss, len) != 0 || listen(fd, SOMAXCONN) != 0) {
+        error_set(error,
+                  "cannot listen on %s: %s; choose another submission.listen address or stop what "
+                  "uses it",
+                  text, strerror(errno));
+        (void)close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+enum net_status net_accept(int listener, int *fd_out, struct address *peer_out)
+{
+    struct sockaddr_storage ss;
+    socklen_t len = sizeof ss;
+    int fd = accept4(listener, (struct sockaddr *)&ss, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0) {
+        enum net_status status = status_of(errno);
+        /* What went wrong with one connection (ECONNABORTED) says nothing of the next. */
+        return status == NET_NO_RESOURCES ? status : NET_AGAIN;
+    }
+    if (!address_from_sockaddr((struct sockaddr *)&ss, peer_out)) {
+        (void)close(fd);
+        return NET_AGAIN;
+    }
+    set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    *fd_out = fd;
+    return NET_OK;
+}
+
+enum net_status net_connect(const struct address *to, const struct address *source, int *fd_out)
+{
+    struct sockaddr_storage ss;
+    socklen_t len = address_to_sockaddr(to, &ss);
+    int fd = socket(ss.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return status_of(errno);
+    /* Whole writes go out as they are made: the session itself gathers what belongs together. */
+    set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    if (source != NULL) {
+        struct sockaddr_storage from;
+        socklen_t from_len = address_to_sockaddr(source, &from);
+        /* The port is chosen at connect(), so that one source address serves many destinations. */
+        set_option(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1);
+        if (bind(fd, (struct sockaddr *)&from, from_len) != 0) {
+            enum net_status status = status_of(errno);
+            (void)close(fd);
+            return status;
+        }
+    }
+    if (connect(fd, (struct sockaddr *)&ss, len) != 0) {
+        enum net_status status = status_of(errno);
+        if (status != NET_AGAIN) {
+            (void)close(fd);
+            return status;
+        }
+        *fd_out = fd;
+        return NET_AGAIN;
+    }
+    *fd_out = fd;
+    return NET_OK;
+}
+
+enum net_status net_connect_result(int fd)
+{
+    int error = 0;
+    socklen_t len = sizeof error;
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
+        return NET_RESET;
+    return status_of(error);
+}
+
+enum net_status net_read(int fd, void *buffer, size_t size, size_t *len_out)
+{
+    *len_out = 0;
+    for (;;) {
+        ssize_t n = read(fd, buffer, size);
+        if (n > 0) {
+            *len_out = (size_t)n;
+            return NET_OK;
+        }
+        if (n == 0)
+            return NET_CLOSED;
+        if (errno != EINTR)
+            return status_of(errno);
+    }
+}
+
+enum net_status net_writev(int fd, const struct iovec *parts, int count, size_t *len_out)
+{
+    *len_out = 0;
+    struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)parts,
+                             .msg_iovlen = (size_t)count};
+    for (;;) {
+        ssize_t n = sendmsg(fd, &message, MSG_NOSIGNAL);
+        if (n >= 0) {
+            *len_out = (size_t)n;
+            return NET_OK;
+        }
+        if (errno != EINTR)
+            return status_of(errno);
+    }
+}
+
+void net_close(int fd)
+{
+    (void)close(fd);
+}
+
+bool net_local_address(int fd, struct address *out)
+{
+    struct sockaddr_storage ss;
+    socklen_t len = sizeof ss;
+    return getsockname(fd, (struct sockaddr *)&ss, &len) == 0 &&
+           address_from_sockaddr((struct sockaddr *)&ss, out);
+}

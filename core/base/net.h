@@ -1,0 +1,47 @@
+/* Non-blocking TCP sockets. The one place that calls the kernel's socket functions, so that a
+ * simulation can link its own in their stead. Every failure comes back as a status that says what it means for a
+ * mail exchange, never as errno. */
+#ifndef ONWARD_CORE_BASE_NET_H
+#define ONWARD_CORE_BASE_NET_H
+
+#include "core/base/address.h"
+#include "core/base/error.h"
+
+#include <sys/uio.h>
+
+enum net_status {
+    NET_OK,
+    NET_AGAIN,        /* would block: wait for the poller */
+    NET_CLOSED,       /* the peer closed in order */
+    NET_RESET,        /* the peer or the network broke the connection */
+    NET_REFUSED,
+    NET_UNREACHABLE,
+    NET_TIMEOUT,      /* the kernel gave up */
+    NET_NO_RESOURCES, /* descriptors, ports or memory ran out on our side */
+};
+
+const char *net_status_name(enum net_status status);
+
+/* Listens; returns the descriptor, or -1 with `error`. IPv6 sockets take IPv6 only, except the wildcard. */
+int net_listen(const struct address *a, struct error *error);
+
+/* NET_OK, NET_AGAIN or NET_NO_RESOURCES. */
+enum net_status net_accept(int listener, int *fd_out, struct address *peer_out);
+
+/* Starts connecting from `source` (or NULL). NET_AGAIN means on its way; NET_OK connected already. Only then is
+ * `*fd_out` set. */
+enum net_status net_connect(const struct address *to, const struct address *source, int *fd_out);
+
+/* After the poller said writable: how the connect ended. */
+enum net_status net_connect_result(int fd);
+
+/* NET_OK with `*len_out` over 0, or why not. */
+enum net_status net_read(int fd, void *buffer, size_t size, size_t *len_out);
+enum net_status net_writev(int fd, const struct iovec *parts, int count, size_t *len_out);
+
+void net_close(int fd);
+
+/* Our own end of a connection. */
+bool net_local_address(int fd, struct address *out);
+
+#endif

@@ -1,0 +1,110 @@
+/* The health table: what this relay knows of each exchange address, shared by all workers.
+ *
+ * It orders a route for each attempt and never removes from it: with all demoted, all are still tried, least bad
+ * first. It is learned from by every session and read on every attempt, so reading takes no lock: an entry is
+ * a handful of atomics in a fixed, open-addressed table keyed by IP address; the least useful entry
+ * of a full neighbourhood is forgotten.
+ *
+ *            silence (patience ran out)      silence again, no success between
+ *   HEALTHY ----------------------------> SUSPECT ----------------------------> DEMOTED
+ *      ^  ^-------- accepted EHLO -----------'                                     |
+ *      |                                                        its time is up     v
+ *      '------------- accepted EHLO ------------------------------------------- PROBING
+ *                                                (one real message in the whole process;
+ *                                                 silence: DEMOTED again, twice as long)
+ *   DOWN (refused, reset), BUSY (421, 4xx greeting), REFUSING (5xx greeting): demoted in the order for a
+ *   short time that doubles; BROKEN (flood, not SMTP): DEMOTED at once.
+ *
+ * Only a greeting and an accepted EHLO count as success (RFC 5321 4.5.4.1 asks for such a list; a connect()
+ * that works proves nothing: that was the bug of the server this relay grew out of). */
+#ifndef ONWARD_CORE_HEALTH_H
+#define ONWARD_CORE_HEALTH_H
+
+#include "core/base/address.h"
+
+enum health_state {
+    HEALTH_HEALTHY,
+    HEALTH_SUSPECT,  /* one silence since its last success: short patience */
+    HEALTH_DEMOTED,  /* silent or broken: tried last until its time is up, then by one probe */
+    HEALTH_DOWN,     /* refused, unreachable, reset, closed early */
+    HEALTH_BUSY,     /* 421 or 4xx greeting */
+    HEALTH_REFUSING, /* 5xx greeting */
+};
+
+/* What a session tells the table. */
+enum health_event {
+    HEALTH_EVENT_SUCCESS, /* greeting and EHLO accepted */
+    HEALTH_EVENT_SILENT,  /* patience ran out in a phase before commit */
+    HEALTH_EVENT_BROKEN,  /* flood, over a limit, not SMTP */
+    HEALTH_EVENT_DOWN,
+    HEALTH_EVENT_BUSY,
+    HEALTH_EVENT_REFUSING,
+    HEALTH_EVENT_TLS_BROKEN, /* handshake failed or stalled: clear text for hours */
+};
+
+/* Phases whose latency is learned, each with its patience. */
+enum health_phase { HEALTH_CONNECT, HEALTH_GREETING, HEALTH_EHLO, HEALTH_TLS, HEALTH_COMMAND, HEALTH_PHASES };
+
+struct health;
+
+struct health_options {
+    unsigned entries;             /* a power of two */
+    uint64_t demote_first_ms;     /* 60 s */
+    uint64_t demote_max_ms;       /* 30 min */
+    uint64_t down_first_ms;       /* DOWN, BUSY, REFUSING: first back-off, doubling to demote_max_ms */
+    uint64_t tls_broken_ms;       /* hours */
+    uint64_t patience_min_ms, patience_max_ms; /* 1 s, 5 s */
+};
+
+/* A reading of one entry; for an unknown address HEALTHY with `known` false. */
+struct health_view {
+    struct address address;
+    bool known;
+    enum health_state state;
+    unsigned strikes;         /* silences since the last success */
+    uint64_t since_wall_ms;   /* of the state */
+    uint64_t again_mono_ms;   /* not healthy: when it may be tried again in its turn */
+    uint64_t tls_broken_until_mono_ms;
+    bool probing;             /* a probe is on its way */
+    uint32_t latency_ms[HEALTH_PHASES]; /* usual; 0 = not learned */
+    uint64_t successes, failures;       /* since the entry was made */
+    unsigned parked;          /* sessions now open to it */
+};
+
+struct health *health_create(const struct health_options *options); /* NULL: out of memory */
+void health_destroy(struct health **h);
+
+/* Lock-free; any thread. */
+struct health_view health_view(const struct health *h, const struct address *a);
+
+/* Any thread. `jitter` is a random number of the caller's. Returns the state that now holds. */
+enum health_state health_tell(struct health *h, const struct address *a, enum health_event event,
+                              uint64_t mono_ms, uint64_t wall_ms, uint64_t jitter);
+
+/* A phase took this long (success only). */
+void health_learn(struct health *h, const struct address *a, enum health_phase phase, uint32_t ms);
+
+/* How long to wait in this phase before the next exchange is tried. */
+uint32_t health_patience_ms(const struct health *h, const struct address *a,
+                            enum health_phase phase);
+
+/* A demoted host whose time is up: true for exactly one caller, who then probes it and must end with
+ * health_tell, or health_probe_drop where no verdict was reached. */
+bool health_claim_probe(struct health *h, const struct address *a, uint64_t mono_ms);
+void health_probe_drop(struct health *h, const struct address *a);
+
+/* A session to this address was opened (+1) or closed (-1). */
+void health_count_session(struct health *h, const struct address *a, int change);
+
+/* By hand: `onward health demote|clear`. */
+void health_demote(struct health *h, const struct address *a, uint64_t duration_ms,
+                   uint64_t mono_ms, uint64_t wall_ms);
+bool health_clear(struct health *h, const struct address *a);
+
+/* Reads every entry in use, in table order, into `visit`. */
+void health_visit(const struct health *h, void (*visit)(void *context, const struct health_view *v),
+                  void *context);
+
+const char *health_state_name(enum health_state state);
+
+#endif

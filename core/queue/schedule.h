@@ -1,0 +1,77 @@
+/* The schedule: which delivery is due when. It holds every queued message in memory (ids, domains,
+ * times: never content), wakes what is due by pushing it into the job ring, and takes it back with its
+ * outcome. One thread only, the committer's; no locks. Time comes in as arguments, so tests and
+ * the simulation run it on virtual time.
+ *
+ * Retry times (DESIGN.md 2): first, then doubling up to a maximum, with jitter; the age limit holds wherever
+ * a delivery is. A waiting one that reaches it is pushed as DELIVERY_EXPIRED; one that sits in a
+ * destination's queue is withdrawn from there first (destination.h); one that a session carries is
+ * left to its session and looked at again a minute later.
+ *
+ * Ring full: what is due waits in order on the schedule's own list and is pushed as workers make
+ * room (schedule_run, at the latest 10 ms later). Nothing is dropped and nothing blocks. */
+#ifndef ONWARD_CORE_QUEUE_SCHEDULE_H
+#define ONWARD_CORE_QUEUE_SCHEDULE_H
+
+#include "core/base/ring.h"
+#include "core/queue/delivery.h"
+#include "core/spool/committer.h"
+#include "core/spool/envelope.h"
+#include "core/spool/store.h"
+
+struct schedule;
+
+struct schedule_policy {
+    uint64_t retry_first_ms;
+    uint64_t retry_max_ms;
+    uint64_t age_limit_ms;
+    unsigned jitter_percent;
+};
+
+struct schedule_options {
+    struct schedule_policy policy;
+    struct ring *ring;                  /* the job ring: struct delivery pointers */
+    void (*on_pushed)(void *context, unsigned count); /* wake workers: jobs are in the ring */
+    void *context;
+    uint64_t random_seed;
+};
+
+struct schedule *schedule_create(const struct schedule_options *options, uint64_t mono_ms,
+                                 uint64_t wall_ms);
+void schedule_destroy(struct schedule **s);
+
+/* A reload changed the policy: holds from the next computation on. */
+void schedule_set_policy(struct schedule *s, const struct schedule_policy *policy);
+
+/* Takes a committed message in: one delivery per domain, due now. `state_of`, where given (at
+ * start-up), tells each recipient's stored progress; recipients of one domain with the same progress share
+ * a delivery. Returns false where the record is damaged (nothing was added). */
+bool schedule_add(struct schedule *s, uint64_t id, struct slice record,
+                  bool (*state_of)(void *context, uint64_t id, uint32_t recipient,
+                                   struct store_state *state_out),
+                  void *context);
+
+/* What an outcome means, before it is committed: fills for each recipient that is deferred the state
+ * to store. `next_due_wall_ms_out` is the delivery's next attempt. */
+void schedule_plan_retry(struct schedule *s, const struct delivery *d,
+                         uint64_t *next_due_wall_ms_out);
+
+/* The outcome is durable: finished recipients leave, the rest waits until `next_due_wall_ms`. True
+ * where the message has no recipient left and was forgotten (its `struct message` is freed). */
+bool schedule_apply_outcome(struct schedule *s, const struct commit_op *op,
+                            uint64_t next_due_wall_ms);
+
+/* How many recipients would be left in the message after this outcome: 0 = remove it from the store. */
+uint32_t schedule_left_after(const struct schedule *s, const struct commit_op *op);
+
+/* Moves time on: pushes what is due. Returns ms until it needs to run again, -1 for never. */
+int schedule_run(struct schedule *s, uint64_t mono_ms, uint64_t wall_ms);
+
+/* The deliveries an edit touches, message by message. */
+uint64_t schedule_edit(struct schedule *s, const struct commit_op *op,
+                       void (*on_touched)(void *context, const struct delivery *d), void *context);
+
+uint64_t schedule_messages(const struct schedule *s);
+uint64_t schedule_recipients(const struct schedule *s);
+
+#endif

@@ -1,0 +1,102 @@
+/* The spool's store: one LMDB environment with four tables.
+ *
+ *   meta        "format" -> version
+ *   envelopes   id -> encoded envelope (envelope.h); its presence is what makes a message accepted
+ *   contents    (id, chunk number) -> up to STORE_CHUNK_BYTES of content; chunks without an
+ *               envelope are left-overs of submissions that never got their 250, and are removed at open
+ *   states      (id, recipient index) -> how far that recipient has got; absent = never tried
+ *
+ * Writing belongs to one thread (the committer) and happens between store_begin and store_commit; what
+ * was committed is durable. Reading takes a store_reader per thread; a read transaction is short, for
+ * it keeps replaced pages from being used again. Keys are big-endian, so order is order of id.
+ * A damaged record is reported, never trusted and never fatal to the process. */
+#ifndef ONWARD_CORE_SPOOL_STORE_H
+#define ONWARD_CORE_SPOOL_STORE_H
+
+#include "core/base/address.h"
+#include "core/base/error.h"
+#include "core/base/slice.h"
+#include "core/reply.h"
+
+enum { STORE_CHUNK_BYTES = 64 * 1024, STORE_FORMAT = 1 };
+
+struct store;
+struct store_reader;
+
+enum store_status {
+    STORE_OK,
+    STORE_NO_ROOM, /* the disk, the floor of free space or the map: nothing of the batch is stored */
+    STORE_FAILED,  /* an I/O error: final (DESIGN.md 3). Stop accepting, say so, exit */
+};
+
+enum store_progress {
+    PROGRESS_WAITING = 0, /* to be tried (again) at due_wall_ms */
+    PROGRESS_HELD = 1,    /* by an operator */
+    PROGRESS_DONE = 2,    /* delivered or bounced; kept only while the message has others left */
+};
+
+struct store_state {
+    uint8_t progress; /* enum store_progress */
+    uint8_t delay_noticed;
+    uint16_t attempts;
+    uint64_t due_wall_ms;
+    bool has_try_first;
+    struct address try_first; /* after an unknown outcome (RFC 1047) */
+    struct reply last;        /* of the last attempt; code 0 = none yet */
+    char last_exchange[128];  /* "mx.example.org [192.0.2.1]", or empty */
+};
+
+struct store_options {
+    const char *path;          /* directory; created 0700 where missing */
+    uint64_t map_bytes;        /* address space to reserve */
+    uint64_t free_floor_bytes; /* refuse new messages below this much free disk */
+    unsigned readers_max;
+};
+
+/* Opens or creates; takes the lock that keeps a second process out. NULL with `error` filled: in use by
+ * another process (with its pid), wrong format, no rights, no room. */
+struct store *store_open(const struct store_options *options, struct error *error);
+
+/* No reader and no transaction may be left. Nulls the caller's pointer. */
+void store_close(struct store **s);
+
+/* Highest id in the store, or 0. Any time before the committer starts. */
+uint64_t store_last_id(struct store *s);
+
+/* Above the floor? Looks at the disk at most every 100 ms. Any thread. */
+bool store_has_room(struct store *s);
+
+/* ---- writing: committer thread ---- */
+
+enum store_status store_begin(struct store *s);
+enum store_status store_put_envelope(struct store *s, uint64_t id, struct slice record);
+enum store_status store_put_chunk(struct store *s, uint64_t id, uint32_t chunk, struct slice bytes);
+enum store_status store_put_state(struct store *s, uint64_t id, uint32_t recipient,
+                                  const struct store_state *state);
+
+/* Envelope, chunks and states of `id`; harmless where there are none. */
+enum store_status store_remove(struct store *s, uint64_t id);
+
+/* Durable when it returns STORE_OK. Afterwards, whatever it returned, no transaction is open. */
+enum store_status store_commit(struct store *s);
+void store_abort(struct store *s);
+
+/* ---- reading: one reader per thread ---- */
+
+struct store_reader *store_reader_create(struct store *s); /* NULL: no slot or no memory */
+void store_reader_destroy(struct store_reader **r);
+
+/* A snapshot; slices read live until store_read_end. Nesting is a bug. */
+bool store_read_begin(struct store_reader *r);
+void store_read_end(struct store_reader *r);
+
+bool store_get_envelope(struct store_reader *r, uint64_t id, struct slice *record_out);
+bool store_get_chunk(struct store_reader *r, uint64_t id, uint32_t chunk, struct slice *bytes_out);
+bool store_get_state(struct store_reader *r, uint64_t id, uint32_t recipient,
+                     struct store_state *state_out);
+
+/* The first message with an id over `after`; false at the end. */
+bool store_next_envelope(struct store_reader *r, uint64_t after, uint64_t *id_out,
+                         struct slice *record_out);
+
+#endif

@@ -1,0 +1,338 @@
+/* SOURCES: core/base/slice.c core/base/buf.c core/base/assert.c core/base/address.c core/base/clock.c core/base/random.c core/base/ring.c core/base/mailbox.c core/reply.c */
+/* LIBS: -lck */
+#include "core/base/address.h"
+#include "core/base/buf.h"
+#include "core/base/clock.h"
+#include "core/base/list.h"
+#include "core/base/mailbox.h"
+#include "core/base/random.h"
+#include "core/base/ring.h"
+#include "core/reply.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <setjmp.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+static void numbers_are_read_whole_or_not_at_all(void **state)
+{
+    (void)state;
+    uint64_t n = 0;
+    assert_true(slice_to_u64(SLICE_LIT("0"), &n) && n == 0);
+    assert_true(slice_to_u64(SLICE_LIT("9999999999999999999"), &n) && n == 9999999999999999999u);
+    static const char *const bad[] = {"", "-1", "1 ", "+1", "0x1", "10000000000000000000000"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_false(slice_to_u64(slice_str(bad[i]), &n));
+}
+
+static void a_slice_with_a_nul_is_no_c_string(void **state)
+{
+    (void)state;
+    char out[8];
+    assert_false(slice_to_cstr(SLICE_LIT("a\0b"), out, sizeof out));
+    assert_false(slice_to_cstr(SLICE_LIT("12345678"), out, sizeof out));
+    assert_true(slice_to_cstr(SLICE_LIT("1234567"), out, sizeof out));
+    assert_string_equal(out, "1234567");
+}
+
+static void a_buffer_keeps_to_its_bound(void **state)
+{
+    (void)state;
+    struct buf b;
+    buf_init(&b, 1000);
+    for (int i = 0; i < 100; i++)
+        buf_append(&b, SLICE_LIT("0123456789"));
+    assert_true(buf_ok(&b));
+    assert_int_equal(buf_len(&b), 1000);
+    buf_append(&b, SLICE_LIT("x"));
+    assert_false(buf_ok(&b));
+    assert_int_equal(buf_len(&b), 1000);
+    buf_clear(&b);
+    assert_true(buf_ok(&b));
+    buf_fini(&b);
+}
+
+static void a_consumed_buffer_reuses_its_room(void **state)
+{
+    (void)state;
+    struct buf b;
+    buf_init(&b, 300);
+    for (int i = 0; i < 1000; i++) {
+        buf_append(&b, SLICE_LIT("abcdefghij"));
+        if (i >= 20)
+            buf_consume(&b, 10);
+    }
+    assert_true(buf_ok(&b));
+    assert_int_equal(buf_len(&b), 200);
+    assert_memory_equal(buf_slice(&b).ptr, "abcdefghij", 10);
+    buf_printf(&b, "%s-%d", "tail", 7);
+    assert_memory_equal(buf_slice(&b).ptr + 200, "tail-7", 6);
+    buf_append_u64(&b, 18446744073709551615u);
+    assert_memory_equal(buf_slice(&b).ptr + 206, "18446744073709551615", 20);
+    buf_fini(&b);
+}
+
+static void addresses_read_back_as_written(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"192.0.2.1:25", "[2001:db8::1]:2525", "127.0.0.1:0"};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        struct address a;
+        char out[ADDRESS_TEXT_SIZE];
+        assert_true(address_parse(slice_str(texts[i]), &a));
+        address_format(&a, out);
+        assert_string_equal(out, texts[i]);
+    }
+    static const char *const bad[] = {"", ":25", "1.2.3.4", "1.2.3.4:70000", "2001:db8::1:25", "[1.2.3]:25", "a:1"};
+    struct address a;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_false(address_parse(slice_str(bad[i]), &a));
+}
+
+static bool contains(const char *net, const char *ip)
+{
+    struct address_net n;
+    struct address a;
+    assert_true(address_net_parse(slice_str(net), &n));
+    assert_true(address_parse_ip(slice_str(ip), &a));
+    return address_net_contains(&n, &a);
+}
+
+static void networks_contain_what_their_prefix_says(void **state)
+{
+    (void)state;
+    assert_true(contains("127.0.0.0/8", "127.255.0.1"));
+    assert_false(contains("127.0.0.0/8", "128.0.0.1"));
+    assert_true(contains("192.0.2.128/25", "192.0.2.200"));
+    assert_false(contains("192.0.2.128/25", "192.0.2.127"));
+    assert_true(contains("::1", "::1"));
+    assert_false(contains("::1", "::2"));
+    assert_true(contains("2001:db8::/33", "2001:db8:7fff::1"));
+    assert_false(contains("2001:db8::/33", "2001:db8:8000::1"));
+    assert_true(contains("0.0.0.0/0", "255.1.2.3"));
+    assert_false(contains("0.0.0.0/0", "2001:db8::1"));
+    struct address_net n;
+    assert_false(address_net_parse(SLICE_LIT("192.0.2.1/24"), &n)); /* host bits */
+    assert_false(address_net_parse(SLICE_LIT("192.0.2.0/33"), &n));
+    assert_false(address_net_parse(SLICE_LIT("192.0.2.0/"), &n));
+}
+
+static void literals_follow_rfc_5321_4_1_3(void **state)
+{
+    (void)state;
+    struct address a;
+    assert_true(address_parse_literal(SLICE_LIT("[192.0.2.1]"), &a));
+    assert_true(address_parse_literal(SLICE_LIT("[IPv6:2001:db8::1]"), &a));
+    assert_true(address_parse_literal(SLICE_LIT("[ipv6:::1]"), &a));
+    assert_false(address_parse_literal(SLICE_LIT("[2001:db8::1]"), &a));
+    assert_false(address_parse_literal(SLICE_LIT("[IPv6:192.0.2.1]"), &a));
+    assert_false(address_parse_literal(SLICE_LIT("[]"), &a));
+    assert_false(address_parse_literal(SLICE_LIT("192.0.2.1"), &a));
+}
+
+static void dates_are_those_of_the_rfcs(void **state)
+{
+    (void)state;
+    char iso[CLOCK_ISO_SIZE], mail[CLOCK_RFC5322_SIZE];
+    clock_format_iso(951782400123u, iso);
+    clock_format_rfc5322(951782400123u, mail);
+    assert_string_equal(iso, "2000-02-29T00:00:00.123Z");
+    assert_string_equal(mail, "Tue, 29 Feb 2000 00:00:00 +0000");
+}
+
+static void jitter_stays_within_its_percentage(void **state)
+{
+    (void)state;
+    struct random r;
+    random_init_seed(&r, 1);
+    uint64_t low = UINT64_MAX, high = 0;
+    for (int i = 0; i < 10000; i++) {
+        uint64_t v = random_jitter(&r, 1000, 10);
+        assert_true(v >= 900 && v <= 1100);
+        low = v < low ? v : low;
+        high = v > high ? v : high;
+    }
+    assert_true(low < 910 && high > 1090);
+    assert_int_equal(random_jitter(&r, 1000, 0), 1000);
+}
+
+static void reply_text_is_made_harmless(void **state)
+{
+    (void)state;
+    struct reply r = {0};
+    reply_set_text(&r, SLICE_LIT("a\r\nb\0c\x1b[1m\xff\xc3\xa9\xc3"));
+    assert_int_equal(r.text_len, 14);
+    assert_memory_equal(r.text, "a??b?c?[1m?\xc3\xa9?", 14);
+    char big[1000];
+    memset(big, 'x', sizeof big);
+    reply_set_text(&r, slice_of(big, sizeof big));
+    assert_int_equal(r.text_len, REPLY_TEXT_SIZE);
+}
+
+static void local_conclusions_carry_their_status(void **state)
+{
+    (void)state;
+    struct reply r = reply_local_about(LOCAL_NULL_MX, SLICE_LIT("example.com"));
+    char text[REPLY_TEXT_SIZE + 32];
+    assert_true(reply_is_local(&r));
+    assert_int_equal(r.class, 5);
+    assert_string_equal(reply_source_name(&r), "LOCAL_NULL_MX");
+    (void)reply_format(&r, text, sizeof text);
+    assert_string_equal(text, "5.1.10 recipient's domain accepts no mail (null MX) [example.com]");
+}
+
+/* ---- threads ---- */
+
+enum { SENDERS = 4, LETTERS = 20000 };
+
+struct letter {
+    struct mail mail;
+    unsigned sender, number;
+};
+
+struct receiver {
+    struct mailbox mailbox;
+    unsigned next[SENDERS];
+    unsigned received;
+};
+
+struct sender {
+    struct receiver *to;
+    unsigned index;
+    pthread_t thread;
+};
+
+static void on_letter(struct mail *mail, void *owner)
+{
+    struct receiver *r = owner;
+    struct letter *l = CONTAINER_OF(mail, struct letter, mail);
+    assert_int_equal(l->number, r->next[l->sender]);
+    r->next[l->sender]++;
+    r->received++;
+    free(l);
+}
+
+static void *send_letters(void *context)
+{
+    struct sender *s = context;
+    for (unsigned i = 0; i < LETTERS; i++) {
+        struct letter *l = malloc(sizeof *l);
+        *l = (struct letter){.mail.on_arrival = on_letter, .sender = s->index, .number = i};
+        struct mail *mail = &l->mail;
+        mailbox_post(&s->to->mailbox, &mail);
+    }
+    return NULL;
+}
+
+static void mail_from_each_sender_arrives_once_and_in_order(void **state)
+{
+    (void)state;
+    struct receiver r = {.received = 0};
+    struct sender senders[SENDERS];
+    assert_int_equal(mailbox_init(&r.mailbox, &r), 0);
+    for (unsigned i = 0; i < SENDERS; i++) {
+        senders[i] = (struct sender){.to = &r, .index = i};
+        assert_int_equal(pthread_create(&senders[i].thread, NULL, send_letters, &senders[i]), 0);
+    }
+    while (r.received < SENDERS * LETTERS) {
+        if (mailbox_prepare_sleep(&r.mailbox)) {
+            struct pollfd fd = {.fd = r.mailbox.event_fd, .events = POLLIN};
+            assert_true(poll(&fd, 1, 30000) > 0); /* a lost wake-up would end here */
+            mailbox_awake(&r.mailbox);
+        }
+        (void)mailbox_deliver(&r.mailbox);
+    }
+    for (unsigned i = 0; i < SENDERS; i++)
+        pthread_join(senders[i].thread, NULL);
+    mailbox_fini(&r.mailbox);
+}
+
+struct ring_job {
+    struct ring *ring;
+    _Atomic uint64_t *sum;
+    atomic_uint *popped;
+    uint64_t first;
+};
+
+static void *push_numbers(void *context)
+{
+    const struct ring_job *j = context;
+    for (uint64_t i = 0; i < LETTERS; i++)
+        while (!ring_push(j->ring, (void *)(uintptr_t)(j->first + i)))
+            (void)sched_yield();
+    return NULL;
+}
+
+static void *pop_numbers(void *context)
+{
+    const struct ring_job *j = context;
+    while (atomic_load(j->popped) < 2 * LETTERS) {
+        void *item = ring_pop(j->ring);
+        if (item == NULL) {
+            (void)sched_yield();
+            continue;
+        }
+        atomic_fetch_add(j->sum, (uint64_t)(uintptr_t)item);
+        atomic_fetch_add(j->popped, 1);
+    }
+    return NULL;
+}
+
+static void the_ring_gives_each_job_to_one_taker(void **state)
+{
+    (void)state;
+    struct ring *ring = ring_create(64);
+    _Atomic uint64_t sum = 0;
+    atomic_uint popped = 0;
+    pthread_t threads[4];
+    struct ring_job jobs[4];
+    for (unsigned i = 0; i < 4; i++) {
+        jobs[i] = (struct ring_job){ring, &sum, &popped, 1 + (uint64_t)i * LETTERS};
+        assert_int_equal(pthread_create(&threads[i], NULL, i < 2 ? push_numbers : pop_numbers, &jobs[i]), 0);
+    }
+    for (unsigned i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+    uint64_t n = 2 * LETTERS;
+    assert_int_equal(popped, n);
+    assert_int_equal(sum, n * (n + 1) / 2);
+    ring_destroy(&ring);
+    assert_null(ring);
+}
+
+static void a_full_ring_says_so(void **state)
+{
+    (void)state;
+    struct ring *ring = ring_create(4);
+    int item;
+    unsigned pushed = 0;
+    while (ring_push(ring, &item))
+        pushed++;
+    assert_int_equal(pushed, 3);
+    while (ring_pop(ring) != NULL)
+        pushed--;
+    assert_int_equal(pushed, 0);
+    ring_destroy(&ring);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(numbers_are_read_whole_or_not_at_all),
+        cmocka_unit_test(a_slice_with_a_nul_is_no_c_string),
+        cmocka_unit_test(a_buffer_keeps_to_its_bound),
+        cmocka_unit_test(a_consumed_buffer_reuses_its_room),
+        cmocka_unit_test(addresses_read_back_as_written),
+        cmocka_unit_test(networks_contain_what_their_prefix_says),
+        cmocka_unit_test(literals_follow_rfc_5321_4_1_3),
+        cmocka_unit_test(dates_are_those_of_the_rfcs),
+        cmocka_unit_test(jitter_stays_within_its_percentage),
+        cmocka_unit_test(reply_text_is_made_harmless),
+        cmocka_unit_test(local_conclusions_carry_their_status),
+        cmocka_unit_test(mail_from_each_sender_arrives_once_and_in_order),
+        cmocka_unit_test(the_ring_gives_each_job_to_one_taker),
+        cmocka_unit_test(a_full_ring_says_so),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

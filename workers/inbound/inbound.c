@@ -1,0 +1,127 @@
+#include "workers/inbound/inbound.h"
+
+#include "core/base/assert.h"
+#include "core/domain.h"
+#include "workers/inbound/submission.h"
+
+#include <stdlib.h>
+
+enum {
+    ACCEPTS_PER_EVENT = 16,
+    COMMAND_BYTES_MAX = 4096, /* 512 (RFC 5321 4.5.3.1.4) and what DSN, SMTPUTF8 and long parameters add */
+    RECEIVED_MAX = 100,       /* RFC 5321 6.3 */
+};
+
+static void on_connection(struct watch *watch, unsigned events)
+{
+    (void)events;
+    struct listener *listener = CONTAINER_OF(watch, struct listener, watch);
+    for (int n = 0; n < ACCEPTS_PER_EVENT; n++) {
+        int fd = -1;
+        struct address peer;
+        enum net_status status = net_accept(watch->fd, &fd, &peer);
+        if (status != NET_OK)
+            return; /* out of descriptors: the kernel's backlog keeps callers until some are free */
+        submission_open(listener->inbound, fd, &peer, listener->index);
+    }
+}
+
+void inbound_reload(struct inbound *i)
+{
+    const struct config *c = i->worker->config;
+    i->smtp = (struct smtp_server_options){.hostname = c->hostname,
+                                           .message_bytes_max = c->submission.message_size_max,
+                                           .recipients_max = c->submission.recipients_max,
+                                           .command_bytes_max = COMMAND_BYTES_MAX,
+                                           .text_line_bytes_max = c->submission.text_line_max,
+                                           .bad_commands_max = c->submission.bad_commands_max,
+                                           .received_max = RECEIVED_MAX,
+                                           .normalize_domain = domain_normalize};
+}
+
+struct inbound *inbound_create(struct worker *w, struct error *error)
+{
+    const struct worker_parts *parts = w->parts;
+    struct inbound *i = calloc(1, sizeof *i);
+    struct listener *listeners = calloc(parts->listener_count, sizeof *listeners);
+    if (i == NULL || listeners == NULL) {
+        free(i);
+        free(listeners);
+        error_set(error, "out of memory for the submission listeners");
+        return NULL;
+    }
+    i->worker = w;
+    i->listeners = listeners;
+    list_init(&i->submissions);
+    list_init(&i->graveyard);
+    list_init(&i->again);
+    inbound_reload(i);
+    for (unsigned n = 0; n < parts->listener_count; n++) {
+        listeners[n] = (struct listener){.watch.fd = -1, .inbound = i, .index = n};
+        if (!poller_add(w->poller, &listeners[n].watch, parts->listeners[n],
+                        POLLER_LEVEL_READ_SHARED, on_connection)) {
+            error_set(error, "cannot watch submission listener %u", n);
+            inbound_destroy(&i);
+            return NULL;
+        }
+    }
+    return i;
+}
+
+static void stop_listening(struct inbound *i)
+{
+    for (unsigned n = 0; n < i->worker->parts->listener_count; n++)
+        poller_remove(i->worker->poller, &i->listeners[n].watch);
+}
+
+static void bury(struct inbound *i)
+{
+    for (struct link *l; (l = list_pop_front(&i->graveyard)) != NULL;)
+        submission_destroy(CONTAINER_OF(l, struct submission, link));
+}
+
+void inbound_destroy(struct inbound **i)
+{
+    if (*i == NULL)
+        return;
+    stop_listening(*i);
+    bury(*i);
+    ASSERT(list_empty(&(*i)->submissions));
+    free((*i)->listeners);
+    free(*i);
+    *i = NULL;
+}
+
+bool inbound_end_turn(struct inbound *i)
+{
+    struct link turn;
+    list_init(&turn);
+    list_splice_back(&turn, &i->again);
+    for (struct link *l; (l = list_pop_front(&turn)) != NULL;)
+        submission_pump(CONTAINER_OF(l, struct submission, again_link));
+    if (i->draining)
+        for (struct link *l = i->submissions.next; l != &i->submissions;) {
+            struct submission *s = CONTAINER_OF(l, struct submission, link);
+            l = l->next;
+            submission_drain(s);
+        }
+    bury(i);
+    return !list_empty(&i->again);
+}
+
+void inbound_drain(struct inbound *i)
+{
+    i->draining = true;
+    stop_listening(i);
+}
+
+void inbound_abandon(struct inbound *i)
+{
+    stop_listening(i);
+    for (struct link *l = i->submissions.next; l != &i->submissions;) {
+        struct submission *s = CONTAINER_OF(l, struct submission, link);
+        l = l->next;
+        submission_close(s);
+    }
+    bury(i);
+}

@@ -1,0 +1,564 @@
+#include "workers/inbound/submission.h"
+
+#include "core/base/assert.h"
+#include "core/spool/envelope.h"
+#include "smtp/proxy.h"
+#include "smtp/trace.h"
+
+#include <stdlib.h>
+
+enum {
+    ROUNDS_MAX = 16,             /* reads a turn: then others are served */
+    CHUNKS_OUT_MAX = 2,          /* chunks at the committer before the connection is made to wait */
+    OUT_BYTES_MAX = 64 * 1024,
+    PENDING_BYTES_MAX = 2 * WORKER_SCRATCH_BYTES,
+};
+
+static void on_ready(struct watch *watch, unsigned events);
+static void on_timer(struct timer *timer, void *owner);
+
+/* Content or envelope on its way to the spool, with the memory it borrows. */
+struct store_op {
+    struct commit_op op;
+    struct submission *submission;
+    struct buf content;
+    struct buf envelope;
+};
+
+/* ---- opening and closing ---- */
+
+static bool in_nets(const struct address_net *nets, unsigned count, const struct address *a)
+{
+    for (unsigned i = 0; i < count; i++)
+        if (address_net_contains(&nets[i], a))
+            return true;
+    return false;
+}
+
+void submission_close(struct submission *s)
+{
+    if (s->stage == SUBMISSION_CLOSED)
+        return;
+    s->stage = SUBMISSION_CLOSED;
+    struct worker *w = s->worker;
+    timer_disarm(&w->timers, &s->timer);
+    conn_close(&s->conn);
+    list_remove(&s->again_link);
+    if (s->counted)
+        client_counts_leave(w->parts->shared->clients, &s->client);
+    atomic_fetch_sub(&w->parts->shared->submitters, 1);
+    figure_drop(&w->shared.figures.submissions_open, 1);
+    if (s->ops_out == 0) {
+        list_remove(&s->link);
+        list_push_back(&w->inbound->graveyard, &s->link);
+    }
+}
+
+void submission_destroy(struct submission *s)
+{
+    ASSERT(s->stage == SUBMISSION_CLOSED && s->ops_out == 0);
+    smtp_server_destroy(&s->smtp);
+    buf_fini(&s->out);
+    buf_fini(&s->content);
+    buf_fini(&s->pending);
+    free(s);
+}
+
+static void hang_up(struct submission *s, unsigned code, const char *enhanced, const char *text)
+{
+    if (s->stage == SUBMISSION_CLOSED || s->stage == SUBMISSION_CLOSING)
+        return;
+    smtp_server_hang_up(s->smtp, code, enhanced, text);
+    s->stage = SUBMISSION_CLOSING;
+    timer_arm(&s->worker->timers, &s->timer, s->worker->now_ms + 5000);
+}
+
+/* The client's address is known: may it submit, and is there room for it? */
+static void admit(struct submission *s)
+{
+    const struct worker_parts *parts = s->worker->parts;
+    const struct config *c = s->worker->config;
+    s->stage = SUBMISSION_TALKING;
+    if (!in_nets(c->submission.allow, c->submission.allow_count, &s->client)) {
+        figure_add(&s->worker->shared.figures.submissions_refused, 1);
+        hang_up(s, 554, "5.7.1", "This relay takes mail only from networks in submission.allow");
+        return;
+    }
+    if (atomic_load(&parts->shared->submitters) > c->submission.connections_max) {
+        figure_add(&s->worker->shared.figures.submissions_refused, 1);
+        hang_up(s, 421, "4.3.2", "Too many connections, try again later");
+        return;
+    }
+    s->counted = client_counts_enter(parts->shared->clients, &s->client,
+                                     c->submission.connections_per_client_max);
+    if (!s->counted) {
+        figure_add(&s->worker->shared.figures.submissions_refused, 1);
+        hang_up(s, 421, "4.7.0", "Too many connections from your address, try again later");
+        return;
+    }
+    if (atomic_load(&parts->shared->draining)) {
+        hang_up(s, 421, "4.3.2", "This relay is shutting down, try another");
+        return;
+    }
+    smtp_server_greet(s->smtp);
+}
+
+void submission_open(struct inbound *i, int fd, const struct address *peer, unsigned listener)
+{
+    struct worker *w = i->worker;
+    struct submission *s = calloc(1, sizeof *s);
+    if (s == NULL) {
+        net_close(fd);
+        return;
+    }
+    s->worker = w;
+    s->client = *peer;
+    s->client.port = peer->port;
+    buf_init(&s->out, OUT_BYTES_MAX);
+    buf_init(&s->content, STORE_CHUNK_BYTES);
+    buf_init(&s->pending, PENDING_BYTES_MAX);
+    list_init(&s->link);
+    list_init(&s->again_link);
+    timer_init(&s->timer, on_timer);
+    s->smtp = smtp_server_create(&i->smtp, &s->out, &s->content);
+    if (s->smtp == NULL || !conn_open(&s->conn, w->poller, fd, on_ready)) {
+        if (s->smtp == NULL)
+            net_close(fd);
+        smtp_server_destroy(&s->smtp);
+        free(s);
+        return;
+    }
+    s->opened_ms = s->last_byte_ms = s->unit_began_ms = w->now_ms;
+    list_push_back(&i->submissions, &s->link);
+    atomic_fetch_add(&w->parts->shared->submitters, 1);
+    figure_add(&w->shared.figures.submissions_open, 1);
+    figure_add(&w->shared.figures.submissions_total, 1);
+    timer_arm(&w->timers, &s->timer, w->now_ms + w->config->submission.idle_timeout_ms);
+    const struct config *c = w->config;
+    bool balancer = in_nets(c->submission.proxy_from, c->submission.proxy_from_count, peer);
+    if (balancer && c->submission.listeners[listener].proxy_protocol)
+        s->stage = SUBMISSION_PROXY;
+    else
+        admit(s);
+    submission_pump(s);
+}
+
+/* ---- deadlines ---- */
+
+static void on_timer(struct timer *timer, void *owner)
+{
+    struct submission *s = CONTAINER_OF(timer, struct submission, timer);
+    struct worker *w = owner;
+    const struct config *c = w->config;
+    if (s->stage == SUBMISSION_CLOSING || s->stage == SUBMISSION_PROXY) {
+        submission_close(s);
+        return;
+    }
+    uint64_t unit_limit =
+        s->in_content ? c->submission.message_timeout_ms : c->submission.command_timeout_ms;
+    uint64_t idle_at = s->last_byte_ms + c->submission.idle_timeout_ms;
+    uint64_t unit_at = s->unit_began_ms + unit_limit;
+    uint64_t session_at = s->opened_ms + c->submission.session_timeout_ms;
+    uint64_t due = idle_at < unit_at ? idle_at : unit_at;
+    due = session_at < due ? session_at : due;
+    if (s->concluding) /* the wait is ours, not the client's */
+        due = w->now_ms + c->submission.idle_timeout_ms;
+    if (due > w->now_ms) {
+        timer_arm(&w->timers, &s->timer, due);
+        return;
+    }
+    hang_up(s, 421, "4.4.2", "Time limit exceeded, closing");
+    submission_pump(s);
+}
+
+/* ---- the committer ---- */
+
+static void conclude(struct submission *s, enum store_status status)
+{
+    s->concluding = false;
+    s->in_content = false;
+    s->unit_began_ms = s->last_byte_ms = s->worker->now_ms;
+    char id[ENVELOPE_ID_SIZE];
+    char text[64];
+    switch (status) {
+    case STORE_OK:
+        envelope_id_format(s->id, id);
+        (void)snprintf(text, sizeof text, "Queued as %s", id);
+        smtp_server_conclude(s->smtp, 250, "2.0.0", text);
+        return;
+    case STORE_NO_ROOM:
+        smtp_server_conclude(s->smtp, 452, "4.3.1", "No room for this message now, try again later");
+        return;
+    case STORE_FAILED:
+        smtp_server_conclude(s->smtp, 451, "4.3.0", "The spool cannot be written, try another relay");
+        return;
+    }
+}
+
+static void log_accepted(struct submission *s, const struct envelope *e)
+{
+    struct worker *w = s->worker;
+    char id[ENVELOPE_ID_SIZE], client[ADDRESS_TEXT_SIZE];
+    struct log_line line;
+    figure_add(&w->shared.figures.messages_accepted, 1);
+    figure_add(&w->shared.figures.bytes_accepted, e->size_bytes);
+    if (!w->config->log.deliveries)
+        return;
+    envelope_id_format(s->id, id);
+    address_format_ip(&s->client, client);
+    log_begin(&line, w->parts->log, "accepted");
+    log_cstr(&line, "id", id);
+    log_cstr(&line, "client", client);
+    log_str(&line, "helo", smtp_server_helo(s->smtp));
+    log_str(&line, "sender", e->sender);
+    log_u64(&line, "recipients", e->recipient_count);
+    log_u64(&line, "bytes", e->size_bytes);
+    log_end(&line);
+}
+
+static void free_op(struct store_op *o)
+{
+    buf_fini(&o->content);
+    buf_fini(&o->envelope);
+    free(o);
+}
+
+/* Nothing of the submission is left anywhere else: it may be freed. */
+static bool gone(struct submission *s)
+{
+    if (s->stage != SUBMISSION_CLOSED)
+        return false;
+    if (s->ops_out == 0) {
+        list_remove(&s->link);
+        list_push_back(&s->worker->inbound->graveyard, &s->link);
+    }
+    return true;
+}
+
+static void submit_message(struct submission *s);
+
+static void on_chunk_stored(struct mail *mail, void *owner)
+{
+    (void)owner;
+    struct store_op *o = CONTAINER_OF(mail, struct store_op, op.mail);
+    struct submission *s = o->submission;
+    if (o->op.status != STORE_OK)
+        s->failed = o->op.status;
+    free_op(o);
+    s->ops_out--;
+    if (gone(s))
+        return;
+    if (s->concluding && s->ops_out == 0)
+        submit_message(s);
+    submission_pump(s);
+}
+
+static void on_message_stored(struct mail *mail, void *owner)
+{
+    (void)owner;
+    struct store_op *o = CONTAINER_OF(mail, struct store_op, op.mail);
+    struct submission *s = o->submission;
+    enum store_status status = o->op.status;
+    s->ops_out--;
+    if (status == STORE_OK && s->stage != SUBMISSION_CLOSED) {
+        struct envelope e = *smtp_server_envelope(s->smtp);
+        log_accepted(s, &e);
+    }
+    free_op(o);
+    if (gone(s))
+        return;
+    conclude(s, status);
+    submission_pump(s);
+}
+
+static void on_discarded(struct mail *mail, void *owner)
+{
+    (void)owner;
+    free_op(CONTAINER_OF(mail, struct store_op, op.mail));
+}
+
+static struct store_op *create_op(struct submission *s, enum commit_kind kind,
+                                  void (*on_done)(struct mail *mail, void *owner))
+{
+    struct store_op *o = calloc(1, sizeof *o);
+    if (o == NULL)
+        return NULL;
+    o->submission = s;
+    o->op = (struct commit_op){
+        .kind = kind, .reply_to = &s->worker->shared.mailbox, .on_done = on_done};
+    buf_init(&o->content, STORE_CHUNK_BYTES);
+    buf_init(&o->envelope, ENVELOPE_ENCODED_MAX);
+    return o;
+}
+
+static void post(struct submission *s, struct store_op *o)
+{
+    struct commit_op *op = &o->op;
+    s->ops_out++;
+    committer_submit(s->worker->parts->committer, &op);
+}
+
+/* The content's memory goes with the op; the submission starts an empty buffer. */
+static void move_content(struct submission *s, struct store_op *o)
+{
+    o->content = s->content;
+    buf_init(&s->content, STORE_CHUNK_BYTES);
+    o->op.u.message.id = s->id;
+    o->op.u.message.chunk = buf_slice(&o->content);
+    o->op.u.message.chunk_number = s->chunks++;
+}
+
+static void submit_chunk(struct submission *s)
+{
+    struct store_op *o = s->failed == STORE_OK ? create_op(s, COMMIT_CHUNK, on_chunk_stored) : NULL;
+    if (o == NULL) {
+        s->failed = s->failed == STORE_OK ? STORE_NO_ROOM : s->failed;
+        buf_clear(&s->content); /* the rest is read and dropped; the reply says why */
+        return;
+    }
+    move_content(s, o);
+    post(s, o);
+}
+
+/* Chunks that are in the spool already are forgotten. Without memory for that they are found at the next start. */
+static void discard(struct submission *s)
+{
+    buf_clear(&s->content);
+    s->in_content = false;
+    if (s->chunks == 0)
+        return;
+    struct store_op *o = create_op(s, COMMIT_DISCARD, on_discarded);
+    if (o == NULL)
+        return;
+    o->op.u.discard_id = s->id;
+    struct commit_op *op = &o->op;
+    committer_submit(s->worker->parts->committer, &op);
+    s->chunks = 0;
+}
+
+static void origin_of(const struct submission *s, char *out, size_t size)
+{
+    char ip[ADDRESS_TEXT_SIZE];
+    address_format_ip(&s->client, ip);
+    struct slice helo = slice_take(smtp_server_helo(s->smtp), 255);
+    (void)snprintf(out, size, "[%s] %.*s", ip, SLICE_ARG(helo));
+}
+
+static void submit_message(struct submission *s)
+{
+    struct store_op *o =
+        s->failed == STORE_OK ? create_op(s, COMMIT_MESSAGE, on_message_stored) : NULL;
+    if (o != NULL) {
+        struct envelope e = *smtp_server_envelope(s->smtp);
+        char origin[ADDRESS_TEXT_SIZE + 260];
+        origin_of(s, origin, sizeof origin);
+        e.id = s->id;
+        e.arrived_wall_ms = s->worker->wall_ms;
+        e.origin = slice_str(origin);
+        e.size_bytes += s->trace_bytes;
+        e.header_bytes += s->trace_bytes;
+        envelope_encode(&e, &o->envelope);
+        if (buf_ok(&o->envelope)) {
+            move_content(s, o);
+            o->op.u.message.envelope = buf_slice(&o->envelope);
+            s->chunks = 0;
+            post(s, o);
+            return;
+        }
+        free_op(o);
+        s->failed = STORE_NO_ROOM;
+    }
+    discard(s);
+    conclude(s, s->failed == STORE_OK ? STORE_NO_ROOM : s->failed);
+}
+
+/* ---- the machine's events ---- */
+
+/* MAIL and RCPT were accepted and content comes: the message gets its id and our trace field (RFC 5321 4.4). */
+static void begin_message(struct submission *s)
+{
+    struct worker *w = s->worker;
+    s->id = atomic_fetch_add(&w->parts->shared->next_id, 1);
+    s->chunks = 0;
+    s->failed = STORE_OK;
+    s->in_content = true;
+    s->unit_began_ms = w->now_ms;
+    buf_clear(&s->content);
+    if (!store_has_room(w->parts->store)) {
+        smtp_server_refuse(s->smtp, 452, "4.3.1", "No room in the spool now, try again later");
+        return;
+    }
+    struct smtp_trace trace = {.client = s->client,
+                               .helo = smtp_server_helo(s->smtp),
+                               .esmtp = smtp_server_is_esmtp(s->smtp),
+                               .hostname = w->config->hostname,
+                               .id = s->id,
+                               .wall_ms = w->wall_ms,
+                               .envelope = smtp_server_envelope(s->smtp)};
+    smtp_trace_received(&trace, &s->content);
+    s->trace_bytes = (uint32_t)buf_len(&s->content);
+    smtp_trace_date_line(&trace, s->date_line);
+    smtp_trace_message_id_line(&trace, s->message_id_line);
+    smtp_server_set_trace(s->smtp, slice_str(s->date_line), slice_str(s->message_id_line));
+}
+
+static bool must_wait(const struct submission *s)
+{
+    return s->concluding || s->ops_out >= CHUNKS_OUT_MAX;
+}
+
+/* Feeds input until it is used up or the submission has to wait; what is left is kept. */
+static void feed(struct submission *s, struct slice input)
+{
+    while (s->stage == SUBMISSION_TALKING || s->stage == SUBMISSION_CLOSING) {
+        size_t used = 0, answered = buf_len(&s->out);
+        smtp_server_set_room(s->smtp, store_has_room(s->worker->parts->store));
+        enum smtp_server_event event = smtp_server_feed(s->smtp, input, &used);
+        input = slice_skip(input, used);
+        if (buf_len(&s->out) != answered && !s->in_content)
+            s->unit_began_ms = s->worker->now_ms; /* a command was complete */
+        switch (event) {
+        case SERVER_MORE:
+            return;
+        case SERVER_BEGIN:
+            begin_message(s);
+            break;
+        case SERVER_CONTENT:
+            submit_chunk(s);
+            break;
+        case SERVER_MESSAGE:
+            s->concluding = true;
+            if (s->ops_out == 0)
+                submit_message(s);
+            break;
+        case SERVER_ABANDON:
+            discard(s);
+            break;
+        case SERVER_CLOSE:
+            s->stage = SUBMISSION_CLOSING;
+            timer_arm(&s->worker->timers, &s->timer, s->worker->now_ms + 5000);
+            return;
+        }
+        if (must_wait(s)) {
+            buf_append(&s->pending, input);
+            ASSERT(buf_ok(&s->pending)); /* at most one read is fed at a time */
+            return;
+        }
+    }
+}
+
+static void feed_pending(struct submission *s)
+{
+    struct buf taken = s->pending;
+    buf_init(&s->pending, PENDING_BYTES_MAX);
+    feed(s, buf_slice(&taken));
+    buf_fini(&taken);
+}
+
+/* The load balancer's header names the true client; without a valid one nobody is served. */
+static void read_proxy(struct submission *s)
+{
+    struct proxy_header header;
+    switch (proxy_parse(buf_slice(&s->pending), &header)) {
+    case PROXY_NEED_MORE:
+        return;
+    case PROXY_INVALID:
+        submission_close(s);
+        return;
+    case PROXY_LOCAL: /* the balancer's own health check */
+        break;
+    case PROXY_OK:
+        s->client = header.source;
+        break;
+    }
+    buf_consume(&s->pending, header.length);
+    admit(s);
+}
+
+/* ---- moving bytes ---- */
+
+static bool receive(struct submission *s)
+{
+    size_t len = 0;
+    char *scratch = s->worker->scratch;
+    enum net_status status = conn_read(&s->conn, scratch, WORKER_SCRATCH_BYTES, &len);
+    if (status == NET_AGAIN)
+        return false;
+    if (status != NET_OK) {
+        if (s->in_content && !s->concluding)
+            discard(s);
+        submission_close(s);
+        return false;
+    }
+    s->last_byte_ms = s->worker->now_ms;
+    if (s->stage == SUBMISSION_PROXY) {
+        buf_append(&s->pending, slice_of(scratch, len));
+        read_proxy(s);
+    } else if (s->stage == SUBMISSION_TALKING) {
+        feed(s, slice_of(scratch, len));
+    }
+    return s->stage != SUBMISSION_CLOSED;
+}
+
+/* Writes what there is. False: wait, or closed. */
+static bool flush(struct submission *s)
+{
+    enum net_status status = conn_flush(&s->conn, &s->out);
+    if (status == NET_AGAIN)
+        return false;
+    if (status != NET_OK) {
+        if (s->in_content && !s->concluding)
+            discard(s);
+        submission_close(s);
+        return false;
+    }
+    return true;
+}
+
+void submission_pump(struct submission *s)
+{
+    for (int round = 0; round < ROUNDS_MAX; round++) {
+        if (s->stage == SUBMISSION_CLOSED || !flush(s))
+            return;
+        if (s->stage == SUBMISSION_CLOSING) {
+            submission_close(s);
+            return;
+        }
+        if (must_wait(s))
+            return;
+        if (buf_len(&s->pending) > 0 && s->stage == SUBMISSION_TALKING)
+            feed_pending(s);
+        else if (!s->conn.readable || !receive(s))
+            break;
+    }
+    if (s->stage == SUBMISSION_CLOSED || !flush(s))
+        return;
+    if (s->stage == SUBMISSION_CLOSING) {
+        submission_close(s);
+    } else if ((s->conn.readable || buf_len(&s->pending) > 0) && !must_wait(s) &&
+               s->stage == SUBMISSION_TALKING) {
+        if (list_empty(&s->again_link))
+            list_push_back(&s->worker->inbound->again, &s->again_link);
+    } else if (!s->in_content) {
+        buf_shrink(&s->out);
+        buf_shrink(&s->content);
+    }
+}
+
+static void on_ready(struct watch *watch, unsigned events)
+{
+    struct submission *s = CONTAINER_OF(watch, struct submission, conn.watch);
+    ASSERT(worker_is_current(s->worker));
+    conn_note(&s->conn, events);
+    submission_pump(s);
+}
+
+void submission_drain(struct submission *s)
+{
+    if (s->stage == SUBMISSION_PROXY)
+        submission_close(s);
+    if (s->stage != SUBMISSION_TALKING || !smtp_server_is_idle(s->smtp))
+        return;
+    hang_up(s, 421, "4.3.2", "This relay is shutting down, try another");
+    submission_pump(s);
+}

@@ -1,0 +1,47 @@
+#include "workers/outbound/lane_priv.h"
+
+static void begin(struct log_line *line, const struct lane *l, const char *event,
+                  const struct target *t, const char *phase)
+{
+    char address[ADDRESS_TEXT_SIZE];
+    address_format(&t->address, address);
+    log_begin(line, l->worker->parts->log, event);
+    log_str(line, "destination", destination_key(l->destination));
+    log_cstr(line, "exchange", t->exchange->name);
+    log_cstr(line, "address", address);
+    log_u64(line, "preference", t->exchange->preference);
+    log_cstr(line, "phase", phase);
+    if (l->flight != NULL) {
+        char id[ENVELOPE_ID_SIZE];
+        envelope_id_format(l->flight->envelope.id, id);
+        log_cstr(line, "id", id);
+    }
+}
+
+void lane_log_failure(const struct lane *l, const struct target *t, const char *phase,
+                      const struct reply *reply, const char *next)
+{
+    struct log_line line;
+    if (!l->worker->config->log.deliveries)
+        return;
+    begin(&line, l, "exchange_failed", t, phase);
+    log_reply(&line, reply);
+    struct health_view view = health_view(l->worker->parts->health, &t->address);
+    log_cstr(&line, "health_before", health_state_name(view.state));
+    log_cstr(&line, "next", next);
+    log_end(&line);
+}
+
+void lane_log_patience(const struct lane *l, const struct session *s, bool raced)
+{
+    struct log_line line;
+    if (!l->worker->config->log.deliveries)
+        return;
+    begin(&line, l, "exchange_slow", &s->target, session_phase_name(s));
+    log_u64(&line, "waited_ms", l->worker->now_ms - s->phase_began_ms);
+    struct health_view view = health_view(l->worker->parts->health, &s->target.address);
+    log_cstr(&line, "health", health_state_name(view.state));
+    log_u64(&line, "strikes", view.strikes);
+    log_cstr(&line, "next", raced ? "another exchange beside it" : "none left to race; kept waiting");
+    log_end(&line);
+}

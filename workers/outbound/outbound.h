@@ -1,0 +1,41 @@
+/* A worker's delivering half: takes deliveries from the job ring, finds their routes, queues them at their
+ * destinations and runs the lanes. Owner: its worker.
+ *
+ *   ring -> [expired? -> outcome] -> route in cache? -> destination queue -> lane -> session
+ *                                        \-> wait for the dns thread, by domain
+ *
+ * A worker has room for `sessions_max` connections. Lanes beyond it wait in line here, counted at
+ * their destinations, and open as connections close; idle connections are closed to make room. */
+#ifndef ONWARD_WORKERS_OUTBOUND_OUTBOUND_H
+#define ONWARD_WORKERS_OUTBOUND_OUTBOUND_H
+
+#include "workers/outbound/lane.h"
+
+struct outbound {
+    struct worker *worker;
+    unsigned sessions;        /* open connections */
+    struct link lanes;        /* all lanes of this worker */
+    struct link idle_lanes;   /* those that keep a connection, oldest first */
+    struct link lanes_waiting; /* struct lane without room for a session yet */
+    struct link route_waits;  /* one per domain being looked up */
+    struct link *route_wait_buckets;
+    struct link graveyard;    /* closed sessions, freed at the end of the turn */
+    bool draining;
+};
+
+struct outbound *outbound_create(struct worker *w); /* NULL: out of memory */
+void outbound_destroy(struct outbound **o);
+
+/* Takes up to `max` jobs from the ring. Returns how many. */
+unsigned outbound_take_jobs(struct outbound *o, unsigned max);
+
+/* End of the worker's turn: frees closed sessions, opens waiting lanes where there is room. */
+void outbound_end_turn(struct outbound *o);
+
+/* Room for one more connection, if need be by closing the oldest idle one. */
+bool outbound_has_room(struct outbound *o);
+
+void outbound_drain(struct outbound *o);
+void outbound_abandon(struct outbound *o);
+
+#endif

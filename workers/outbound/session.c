@@ -1,0 +1,565 @@
+#include "workers/outbound/session.h"
+
+#include "core/base/assert.h"
+#include "workers/outbound/lane.h"
+#include "workers/outbound/outbound.h"
+
+#include <stdlib.h>
+
+enum {
+    CONNECT_LIMIT_MS = 30000,      /* RFC 5321 names none; a SYN that takes longer is not coming back */
+    BODY_BLOCK_BYTES = 64 * 1024,  /* the body's limit holds for each block (RFC 5321 4.5.3.2.5) */
+    OUT_BYTES_MAX = 256 * 1024,    /* commands of one pipelined group: 100 recipients with DSN options */
+    PUMP_ROUNDS_MAX = 32,          /* bounded work per wake-up */
+    NOT_REACHED = UINT32_MAX,
+};
+
+static void pump(struct session *s);
+static void on_limit(struct timer *timer, void *owner);
+static void on_patience(struct timer *timer, void *owner);
+
+const char *session_phase_name(const struct session *s)
+{
+    if (s->stage == SESSION_CONNECTING || s->smtp == NULL)
+        return "connect";
+    return smtp_phase_name(smtp_client_phase(s->smtp));
+}
+
+/* ---- opening and closing ---- */
+
+static const struct address *source_for(const struct config *config, const struct address *to)
+{
+    for (unsigned i = 0; i < config->delivery.source_address_count; i++)
+        if (address_is_v4(&config->delivery.source_addresses[i]) == address_is_v4(to))
+            return &config->delivery.source_addresses[i];
+    return NULL;
+}
+
+static struct reply reply_of(enum net_status status, const struct target *t)
+{
+    struct slice about = slice_str(t->exchange->name);
+    switch (status) {
+    case NET_REFUSED:
+        return reply_local_about(LOCAL_CONNECT_REFUSED, about);
+    case NET_UNREACHABLE:
+        return reply_local_about(LOCAL_UNREACHABLE, about);
+    case NET_TIMEOUT:
+        return reply_local_about(LOCAL_CONNECT_TIMEOUT, about);
+    case NET_RESET:
+        return reply_local_about(LOCAL_RESET, about);
+    case NET_NO_RESOURCES:
+        return reply_local(LOCAL_NO_RESOURCES);
+    case NET_OK:
+    case NET_AGAIN:
+    case NET_CLOSED:
+        break;
+    }
+    return reply_local_about(LOCAL_CLOSED, about);
+}
+
+static enum smtp_tls_policy tls_policy(const struct session *s)
+{
+    switch (s->worker->config->delivery.tls) {
+    case CONFIG_TLS_OFF:
+        return SMTP_TLS_OFF;
+    case CONFIG_TLS_REQUIRED:
+        return SMTP_TLS_REQUIRED;
+    case CONFIG_TLS_OPPORTUNISTIC:
+        break;
+    }
+    return s->in_clear ? SMTP_TLS_OFF : SMTP_TLS_OPPORTUNISTIC;
+}
+
+static bool create_machine(struct session *s)
+{
+    struct smtp_client_options options = {.ehlo_name = s->worker->config->hostname,
+                                          .tls = tls_policy(s)};
+    buf_init(&s->out, OUT_BYTES_MAX);
+    s->smtp = smtp_client_create(&options, &s->out);
+    return s->smtp != NULL;
+}
+
+static void on_ready(struct watch *watch, unsigned events)
+{
+    struct session *s = CONTAINER_OF(watch, struct session, conn.watch);
+    ASSERT(worker_is_current(s->worker));
+    conn_note(&s->conn, events);
+    pump(s);
+}
+
+static void arm(struct session *s, uint64_t limit_ms, enum health_phase phase)
+{
+    s->slow = false;
+    s->phase_began_ms = s->worker->now_ms;
+    timer_arm(&s->worker->timers, &s->limit, s->worker->now_ms + limit_ms);
+    uint32_t patience = health_patience_ms(s->worker->parts->health, &s->target.address, phase);
+    timer_arm(&s->worker->timers, &s->patience, s->worker->now_ms + patience);
+}
+
+struct session *session_open(struct lane *lane, const struct target *target, bool in_clear,
+                             struct reply *failure_out, bool *host_fault_out)
+{
+    struct worker *w = lane_worker(lane);
+    struct session *s = calloc(1, sizeof *s);
+    *failure_out = reply_local(LOCAL_NO_RESOURCES);
+    *host_fault_out = false;
+    if (s == NULL)
+        return NULL;
+    s->lane = lane;
+    s->worker = w;
+    s->target = *target;
+    s->in_clear = in_clear;
+    s->opened_ms = w->now_ms;
+    s->times = (struct session_times){NOT_REACHED, NOT_REACHED, NOT_REACHED, NOT_REACHED};
+    list_init(&s->lane_link);
+    timer_init(&s->limit, on_limit);
+    timer_init(&s->patience, on_patience);
+    int fd = -1;
+    enum net_status status =
+        net_connect(&target->address, source_for(w->config, &target->address), &fd);
+    if (status != NET_OK && status != NET_AGAIN) {
+        *failure_out = reply_of(status, target);
+        *host_fault_out = status != NET_NO_RESOURCES;
+        free(s);
+        return NULL;
+    }
+    if (!conn_open(&s->conn, w->poller, fd, on_ready)) {
+        free(s);
+        return NULL;
+    }
+    if (!create_machine(s)) {
+        conn_close(&s->conn);
+        free(s);
+        return NULL;
+    }
+    w->outbound->sessions++;
+    figure_add(&w->shared.figures.sessions_open, 1);
+    figure_add(&w->shared.figures.sessions_total, 1);
+    health_count_session(w->parts->health, &target->address, 1);
+    arm(s, CONNECT_LIMIT_MS, HEALTH_CONNECT);
+    return s;
+}
+
+static void close_now(struct session *s)
+{
+    if (s->stage == SESSION_CLOSED)
+        return;
+    struct worker *w = s->worker;
+    s->stage = SESSION_CLOSED;
+    s->ready = false;
+    timer_disarm(&w->timers, &s->limit);
+    timer_disarm(&w->timers, &s->patience);
+    conn_close(&s->conn);
+    w->outbound->sessions--;
+    figure_drop(&w->shared.figures.sessions_open, 1);
+    health_count_session(w->parts->health, &s->target.address, -1);
+    if (s->probe && !s->greeted_well)
+        health_probe_drop(w->parts->health, &s->target.address);
+    list_remove(&s->lane_link);
+    list_push_back(&w->outbound->graveyard, &s->lane_link);
+}
+
+void session_destroy(struct session *s)
+{
+    ASSERT(s->stage == SESSION_CLOSED && s->flight == NULL);
+    smtp_client_destroy(&s->smtp);
+    buf_fini(&s->out);
+    free(s->transaction.replies);
+    free(s);
+}
+
+/* The lane hears of the end once; the session is closed by then, with its flight still noted. */
+void session_fail(struct session *s, enum session_end why, const struct reply *reply)
+{
+    struct lane *lane = s->lane;
+    s->ended_in = session_phase_name(s);
+    close_now(s);
+    if (lane != NULL)
+        lane_on_end(lane, s, why, reply);
+}
+
+static void end_by_net(struct session *s, enum net_status status)
+{
+    struct reply reply = reply_of(status, &s->target);
+    session_fail(s, status == NET_NO_RESOURCES ? END_LOCAL : END_DOWN, &reply);
+}
+
+static void leave_lane(struct session *s)
+{
+    ASSERT(s->flight == NULL);
+    list_remove(&s->lane_link);
+    s->lane = NULL;
+}
+
+void session_drop(struct session *s)
+{
+    leave_lane(s);
+    close_now(s);
+}
+
+void session_quit(struct session *s)
+{
+    leave_lane(s);
+    bool can_quit = s->stage == SESSION_TALKING && s->ready;
+    s->ready = false;
+    if (!can_quit) {
+        close_now(s);
+        return;
+    }
+    s->closing = true;
+    smtp_client_quit(s->smtp);
+    timer_disarm(&s->worker->timers, &s->patience);
+    timer_arm(&s->worker->timers, &s->limit,
+              s->worker->now_ms + smtp_phase_limit_ms(SMTP_QUIT));
+    enum net_status status = conn_flush(&s->conn, &s->out);
+    if (status != NET_OK && status != NET_AGAIN)
+        close_now(s);
+}
+
+/* ---- deadlines ---- */
+
+static enum health_phase health_phase_of(enum smtp_phase phase)
+{
+    switch (phase) {
+    case SMTP_GREETING:
+        return HEALTH_GREETING;
+    case SMTP_EHLO:
+    case SMTP_HELO:
+        return HEALTH_EHLO;
+    case SMTP_STARTTLS:
+    case SMTP_TLS:
+        return HEALTH_TLS;
+    case SMTP_READY:
+    case SMTP_MAIL:
+    case SMTP_RCPT:
+    case SMTP_DATA:
+    case SMTP_BODY:
+    case SMTP_DOT:
+    case SMTP_RSET:
+    case SMTP_QUIT:
+    case SMTP_CLOSED:
+        break;
+    }
+    return HEALTH_COMMAND;
+}
+
+/* A reply came: what it tells of the host's usual pace. The final dot's time is the content's, not the host's. */
+static void learn(struct session *s, enum smtp_phase answered)
+{
+    uint64_t took = s->worker->now_ms - s->phase_began_ms;
+    uint32_t ms = took < NOT_REACHED ? (uint32_t)took : NOT_REACHED - 1;
+    if (answered == SMTP_GREETING)
+        s->times.greeting_ms = ms;
+    else if (answered == SMTP_EHLO || answered == SMTP_HELO)
+        s->times.ehlo_ms = ms;
+    else if (answered == SMTP_TLS)
+        s->times.tls_ms = ms;
+    if (answered != SMTP_BODY && answered != SMTP_DOT && answered != SMTP_QUIT)
+        health_learn(s->worker->parts->health, &s->target.address, health_phase_of(answered), ms);
+}
+
+/* One deadline per awaited reply: armed when the machine waits for another one than before. */
+static void watch_time(struct session *s)
+{
+    if (s->stage == SESSION_CLOSED || s->closing)
+        return;
+    enum smtp_phase phase = smtp_client_phase(s->smtp);
+    uint64_t replies = smtp_client_replies(s->smtp);
+    if (phase == s->phase_seen && replies == s->replies_seen)
+        return;
+    if (replies != s->replies_seen || s->phase_seen == SMTP_TLS)
+        learn(s, s->phase_seen);
+    s->phase_seen = phase;
+    s->replies_seen = replies;
+    if (phase == SMTP_READY || phase == SMTP_CLOSED) {
+        timer_disarm(&s->worker->timers, &s->limit);
+        timer_disarm(&s->worker->timers, &s->patience);
+        return;
+    }
+    arm(s, smtp_phase_limit_ms(phase), health_phase_of(phase));
+    if (phase == SMTP_DOT) /* behind the commit point nothing is raced */
+        timer_disarm(&s->worker->timers, &s->patience);
+}
+
+static void on_limit(struct timer *timer, void *owner)
+{
+    struct session *s = CONTAINER_OF(timer, struct session, limit);
+    ASSERT(owner == s->worker);
+    struct slice about = slice_str(s->target.exchange->name);
+    bool connecting = s->stage == SESSION_CONNECTING;
+    struct reply reply =
+        reply_local_about(connecting ? LOCAL_CONNECT_TIMEOUT : LOCAL_TIMEOUT, about);
+    session_fail(s, END_SILENT, &reply);
+}
+
+static void on_patience(struct timer *timer, void *owner)
+{
+    struct session *s = CONTAINER_OF(timer, struct session, patience);
+    ASSERT(owner == s->worker);
+    s->slow = true;
+    if (s->lane != NULL)
+        lane_on_patience(s->lane, s);
+}
+
+/* ---- transactions ---- */
+
+void session_carry(struct session *s, struct flight *f)
+{
+    ASSERT(s->ready && s->flight == NULL && f->batch_count > 0);
+    struct reply *replies = reallocarray(s->transaction.replies, f->batch_count, sizeof *replies);
+    if (replies == NULL) {
+        struct reply reply = reply_local(LOCAL_NO_RESOURCES);
+        session_fail(s, END_LOCAL, &reply);
+        return;
+    }
+    memset(replies, 0, f->batch_count * sizeof *replies);
+    s->transaction = (struct smtp_transaction){.envelope = &f->envelope,
+                                               .recipients = f->batch_recipients,
+                                               .replies = replies,
+                                               .recipient_count = f->batch_count};
+    s->flight = f;
+    f->carriers++;
+    s->ready = false;
+    s->messages++;
+    s->transaction_began_ms = s->worker->now_ms;
+    figure_add(&s->worker->shared.figures.transactions, 1);
+    smtp_client_begin(s->smtp, &s->transaction);
+    watch_time(s);
+    enum net_status status = conn_flush(&s->conn, &s->out);
+    if (status != NET_OK && status != NET_AGAIN)
+        end_by_net(s, status);
+}
+
+static bool take_token(void *context)
+{
+    struct session *s = context;
+    return flight_take_token(s->flight, s);
+}
+
+/* Sends what goes of the body. False: the session is over. */
+static bool send_body(struct session *s)
+{
+    uint64_t before = s->body.sent;
+    enum body_status status =
+        body_send(&s->body, &s->conn, s->worker->reader, take_token, s);
+    switch (status) {
+    case BODY_SENT:
+        s->sending_body = false;
+        smtp_client_body_sent(s->smtp);
+        return true;
+    case BODY_AGAIN:
+        if (before / BODY_BLOCK_BYTES != s->body.sent / BODY_BLOCK_BYTES)
+            arm(s, smtp_phase_limit_ms(SMTP_BODY), HEALTH_COMMAND);
+        return true;
+    case BODY_NO_TOKEN: {
+        /* Another session was first to the commit point: the lane lets this one go when that one is done. */
+        s->sending_body = false;
+        return true;
+    }
+    case BODY_DAMAGED: {
+        struct reply reply = reply_local(LOCAL_SPOOL_DAMAGED);
+        session_fail(s, END_LOCAL, &reply);
+        return false;
+    }
+    case BODY_LOST:
+        end_by_net(s, s->body.net);
+        return false;
+    }
+    ASSERT(false);
+}
+
+/* ---- the protocol machine's events ---- */
+
+static void on_machine_ready(struct session *s)
+{
+    s->ready = true;
+    if (!s->greeted_well) {
+        s->greeted_well = true;
+        (void)health_tell(s->worker->parts->health, &s->target.address, HEALTH_EVENT_SUCCESS,
+                          s->worker->now_ms, s->worker->wall_ms, 0);
+    }
+    lane_on_ready(s->lane, s);
+}
+
+static enum session_end end_of(enum smtp_client_trouble trouble)
+{
+    switch (trouble) {
+    case TROUBLE_NOT_SMTP:
+    case TROUBLE_FLOOD:
+        return END_BROKEN;
+    case TROUBLE_BUSY:
+        return END_BUSY;
+    case TROUBLE_REFUSING:
+        return END_REFUSING;
+    case TROUBLE_TLS_REQUIRED:
+        return END_TLS_POLICY;
+    case TROUBLE_TLS_FAILED:
+        return END_TLS_FAILED;
+    case TROUBLE_CLOSED:
+    case TROUBLE_NONE:
+        break;
+    }
+    return END_DOWN;
+}
+
+static void tls_step(struct session *s)
+{
+    enum net_status status = conn_tls_step(&s->conn);
+    if (status == NET_AGAIN)
+        return;
+    if (status != NET_OK) {
+        char why[160];
+        tls_failure(why, sizeof why);
+        struct reply reply = reply_local_about(LOCAL_TLS_FAILED, slice_str(why));
+        session_fail(s, END_TLS_FAILED, &reply);
+        return;
+    }
+    figure_add(&s->worker->shared.figures.tls_handshakes, 1);
+    if (tls_resumed(s->conn.ssl))
+        figure_add(&s->worker->shared.figures.tls_resumed, 1);
+    s->stage = SESSION_TALKING;
+    smtp_client_tls_up(s->smtp);
+    watch_time(s);
+}
+
+static void start_tls(struct session *s)
+{
+    s->stage = SESSION_TLS;
+    watch_time(s);
+    if (s->worker->parts->tls != NULL && conn_tls_start(&s->conn, s->worker->parts->tls, s->target.exchange->name,
+                       &s->target.address))
+        return;
+    struct reply reply = reply_local(LOCAL_NO_RESOURCES);
+    session_fail(s, END_LOCAL, &reply);
+}
+
+/* Feeds received bytes; handles events until the machine wants more. False: the session is over, or in TLS. */
+static bool feed(struct session *s, struct slice input)
+{
+    for (;;) {
+        size_t used = 0;
+        enum smtp_client_event event = smtp_client_feed(s->smtp, input, &used);
+        input = slice_skip(input, used);
+        watch_time(s);
+        switch (event) {
+        case CLIENT_MORE:
+            return true;
+        case CLIENT_START_TLS:
+            start_tls(s);
+            return false;
+        case CLIENT_READY:
+            on_machine_ready(s);
+            break;
+        case CLIENT_BODY:
+            s->sending_body = true;
+            body_begin(&s->body, s->flight->envelope.id, s->flight->envelope.size_bytes,
+                       (s->flight->envelope.flags & ENVELOPE_HAS_DOTS) != 0);
+            break;
+        case CLIENT_DONE:
+            lane_on_done(s->lane, s);
+            break;
+        case CLIENT_FAILED:
+            session_fail(s, end_of(smtp_client_trouble(s->smtp)), smtp_client_last_reply(s->smtp));
+            return false;
+        }
+        if (s->stage == SESSION_CLOSED || s->closing)
+            return false;
+    }
+}
+
+/* ---- moving bytes ---- */
+
+static void connected(struct session *s)
+{
+    if (!s->conn.writable && !s->conn.readable)
+        return;
+    enum net_status status = net_connect_result(s->conn.fd);
+    if (status == NET_AGAIN)
+        return;
+    if (status != NET_OK) {
+        end_by_net(s, status);
+        return;
+    }
+    uint64_t took = s->worker->now_ms - s->phase_began_ms;
+    s->times.connect_ms = (uint32_t)took;
+    health_learn(s->worker->parts->health, &s->target.address, HEALTH_CONNECT, (uint32_t)took);
+    s->stage = SESSION_TALKING;
+    s->phase_seen = SMTP_CLOSED; /* so that the greeting arms its own deadlines */
+    s->replies_seen = smtp_client_replies(s->smtp);
+    watch_time(s);
+}
+
+/* Reads once and feeds. False: nothing more to do now, or the session is over. */
+static bool receive(struct session *s)
+{
+    size_t len = 0;
+    enum net_status status = conn_read(&s->conn, s->worker->scratch, WORKER_SCRATCH_BYTES, &len);
+    if (status == NET_AGAIN)
+        return false;
+    if (status != NET_OK) {
+        end_by_net(s, status);
+        return false;
+    }
+    return feed(s, slice_of(s->worker->scratch, len));
+}
+
+/* QUIT is on its way: whatever comes back, or the end of the stream, closes. */
+static void pump_closing(struct session *s)
+{
+    size_t len = 0;
+    enum net_status status = conn_flush(&s->conn, &s->out);
+    if (status == NET_OK && s->conn.readable)
+        status = conn_read(&s->conn, s->worker->scratch, WORKER_SCRATCH_BYTES, &len);
+    if ((status != NET_OK && status != NET_AGAIN) || len > 0)
+        close_now(s);
+}
+
+static bool flush(struct session *s)
+{
+    enum net_status status = conn_flush(&s->conn, &s->out);
+    if (status == NET_OK || status == NET_AGAIN) {
+        if (status == NET_OK)
+            buf_shrink(&s->out);
+        return true;
+    }
+    end_by_net(s, status);
+    return false;
+}
+
+static void talk(struct session *s)
+{
+    for (int round = 0; round < PUMP_ROUNDS_MAX; round++) {
+        if (!flush(s))
+            return;
+        if (s->sending_body && buf_len(&s->out) == 0 && !send_body(s))
+            return;
+        watch_time(s);
+        if (!s->conn.readable)
+            return;
+        if (!receive(s))
+            break;
+    }
+    if (s->stage == SESSION_TLS || s->stage == SESSION_CLOSED || s->closing)
+        return;
+    /* Answers to what the last read brought; more input is left to the next turn. */
+    if (flush(s) && s->sending_body && buf_len(&s->out) == 0)
+        (void)send_body(s);
+    if (s->stage != SESSION_CLOSED)
+        watch_time(s);
+}
+
+static void pump(struct session *s)
+{
+    if (s->stage == SESSION_CONNECTING)
+        connected(s);
+    if (s->stage == SESSION_TLS)
+        tls_step(s);
+    if (s->closing)
+        pump_closing(s);
+    else if (s->stage == SESSION_TALKING)
+        talk(s);
+    if (s->stage == SESSION_TLS) /* 220 to STARTTLS was just read: begin */
+        tls_step(s);
+    if (s->stage == SESSION_TALKING && !s->closing && buf_len(&s->out) > 0)
+        (void)flush(s);
+}

@@ -1,0 +1,142 @@
+/* A worker: one thread, one epoll, one clock reading per wake-up, its own timers. It serves submitters (inbound/) and
+ * carries mail out (outbound/); its sessions never leave it. Workers share the parts below, talk to other threads by
+ * mailbox, and find work in the job ring.
+ *
+ * One turn of the loop:
+ *   sleep in epoll (mailbox, listeners, connections, timers) -> mail -> ready connections -> due timers ->
+ *   up to JOBS_PER_TURN deliveries from the job ring -> bury what was closed */
+#ifndef ONWARD_WORKERS_WORKER_H
+#define ONWARD_WORKERS_WORKER_H
+
+#include "core/base/mailbox.h"
+#include "core/base/poller.h"
+#include "core/base/random.h"
+#include "core/base/ring.h"
+#include "core/base/timer.h"
+#include "core/config/config.h"
+#include "core/health.h"
+#include "core/log.h"
+#include "core/queue/destination.h"
+#include "core/spool/committer.h"
+#include "core/spool/store.h"
+#include "dns/resolver.h"
+#include "workers/tls.h"
+
+#include <pthread.h>
+
+struct worker;
+struct inbound;
+struct outbound;
+
+/* The relay's shared parts, as each worker sees them. Made by the relay before the first worker and outliving the last. */
+struct worker_parts {
+    const struct config *config; /* at start; a worker's own pointer follows reloads */
+    struct store *store;
+    struct committer *committer;
+    struct resolver *resolver;
+    struct health *health;
+    struct destination_table *destinations;
+    struct ring *jobs;
+    struct log *log;
+    struct tls *tls; /* NULL where delivery.tls is off */
+    const int *listeners; /* descriptors, in the order of submission.listeners */
+    unsigned listener_count;
+    unsigned sessions_max; /* outbound connections a worker may have open */
+    struct worker *workers; /* all of them, to send mail to */
+    unsigned worker_count;
+    struct {
+        _Alignas(64) _Atomic uint64_t next_id;      /* of messages */
+        _Alignas(64) atomic_uint submitters;        /* open submission connections, all workers */
+        atomic_bool draining;                       /* no new mail */
+        struct client_counts *clients;              /* per client address; own lock */
+    } *shared;
+};
+
+/* What a worker has done. Only the worker writes; anyone may read (relaxed). */
+#define WORKER_FIGURES(X)                                                                          \
+    X(submissions_open)                                                                            \
+    X(submissions_total)                                                                           \
+    X(submissions_refused)                                                                         \
+    X(messages_accepted)                                                                           \
+    X(bytes_accepted)                                                                              \
+    X(recipients_delivered)                                                                        \
+    X(recipients_deferred)                                                                         \
+    X(recipients_bounced)                                                                          \
+    X(outcomes_unknown)                                                                            \
+    X(lanes_open)                                                                                  \
+    X(sessions_open)                                                                               \
+    X(sessions_total)                                                                              \
+    X(sessions_failed)                                                                             \
+    X(transactions)                                                                                \
+    X(races_started)                                                                               \
+    X(races_won_by_later)                                                                          \
+    X(tls_handshakes)                                                                              \
+    X(tls_resumed)
+
+struct worker_figures {
+#define X(name) _Atomic uint64_t name;
+    WORKER_FIGURES(X)
+#undef X
+};
+
+static inline void figure_add(_Atomic uint64_t *figure, uint64_t n)
+{
+    /* One writer: no need for a locked instruction. */
+    atomic_store_explicit(figure, atomic_load_explicit(figure, memory_order_relaxed) + n,
+                          memory_order_relaxed);
+}
+
+static inline void figure_drop(_Atomic uint64_t *figure, uint64_t n)
+{
+    atomic_store_explicit(figure, atomic_load_explicit(figure, memory_order_relaxed) - n,
+                          memory_order_relaxed);
+}
+
+enum { WORKER_SCRATCH_BYTES = 64 * 1024 };
+
+struct worker {
+    const struct worker_parts *parts;
+    const struct config *config; /* owner thread; replaced by mail at a reload */
+    unsigned index;
+    uint64_t now_ms;  /* monotonic, read once per wake-up */
+    uint64_t wall_ms;
+    struct poller *poller;
+    struct watch mailbox_watch;
+    struct timer_wheel timers; /* its owner is the worker */
+    struct random random;
+    struct store_reader *reader;
+    struct inbound *inbound;
+    struct outbound *outbound;
+    char *scratch; /* WORKER_SCRATCH_BYTES for reads; contents last until the next read */
+    bool stopping;
+    pthread_t thread;
+    struct {
+        struct mailbox mailbox; /* its owner is the worker */
+        struct worker_figures figures;
+    } shared;
+};
+
+/* Starts the thread. False with `error`. */
+bool worker_start(struct worker *w, unsigned index, const struct worker_parts *parts,
+                  struct error *error);
+
+/* Draining: stop listening, tell submitters, finish what is under way. Any thread. False: out of memory. */
+bool worker_drain(struct worker *w);
+
+/* Nothing left to do after worker_drain? Any thread. */
+bool worker_is_quiet(struct worker *w);
+
+/* Stops and joins the thread; what is still in flight is dropped (the spool has it). */
+void worker_stop(struct worker *w);
+
+/* Gives the worker a new configuration (which must outlive it). Any thread. False: out of memory. */
+bool worker_reload(struct worker *w, const struct config *config);
+
+/* Carries on the calls that `worker_stop` cuts short: delivers mail that came back after the loop ended, so that
+ * everything is freed. After the committer and the resolver have stopped. */
+void worker_bury(struct worker *w);
+
+/* True on the worker's own thread: every thread-bound function of the folder asserts it. */
+bool worker_is_current(const struct worker *w);
+
+#endif
