@@ -16,6 +16,7 @@
 #include "core/base/buf.h"
 #include "core/reply.h"
 #include "core/spool/envelope.h"
+#include "smtp/capability.h"
 
 enum smtp_tls_policy { SMTP_TLS_OPPORTUNISTIC, SMTP_TLS_REQUIRED, SMTP_TLS_OFF };
 
@@ -45,43 +46,30 @@ enum smtp_phase {
 const char *smtp_phase_name(enum smtp_phase phase);
 uint64_t smtp_phase_limit_ms(enum smtp_phase phase); /* 0 = none */
 
-enum smtp_capability {
-    SMTP_CAP_PIPELINING = 1,
-    SMTP_CAP_SIZE = 2,
-    SMTP_CAP_8BITMIME = 4,
-    SMTP_CAP_SMTPUTF8 = 8,
-    SMTP_CAP_DSN = 16,
-    SMTP_CAP_STARTTLS = 32,
-    SMTP_CAP_CHUNKING = 64,
-    SMTP_CAP_ENHANCED = 128,
-};
-
 enum smtp_client_event {
     CLIENT_MORE,     /* all input used; flush, wait */
-    CLIENT_START_TLS, /* 220 to STARTTLS: do the handshake, then smtp_client_tls_up or _tls_failed */
+    CLIENT_START_TLS, /* 220 to STARTTLS: do the handshake, then smtp_client_tls_up */
     CLIENT_READY,    /* a transaction may begin: after EHLO (the first time), after DONE's clean-up */
     CLIENT_BODY,     /* 354: send the content; the final dot only with the commit token */
-    CLIENT_DONE,     /* the transaction is over: every recipient has its reply. Not READY yet where a RSET is
-                        still to be answered */
+    CLIENT_DONE,     /* the transaction is over: every recipient has its reply. READY follows by itself: at the next
+                        call of feed, an empty one will do, or once a RSET has been answered */
     CLIENT_FAILED,   /* the session is over: smtp_client_failure says why. Close */
 };
 
 /* Why a session failed: decides what it means for the host (DESIGN.md 2). */
 enum smtp_client_trouble {
     TROUBLE_NONE,
-    TROUBLE_CLOSED,         /* the driver reported it: closed or reset */
+    TROUBLE_CLOSED,         /* it gave up the content before its end, or answered QUIT */
     TROUBLE_NOT_SMTP,       /* no reply code, bad line ends, binary */
     TROUBLE_FLOOD,          /* a line or a reply over its limit, replies nobody asked for */
     TROUBLE_BUSY,           /* greeting 4xx, or 421 at any command */
     TROUBLE_REFUSING,       /* greeting 5xx; EHLO and HELO both 5xx */
     TROUBLE_TLS_REQUIRED,   /* policy wants TLS and it is not to be had */
-    TROUBLE_TLS_FAILED,     /* the handshake failed: opportunistic callers reconnect without */
 };
 
 struct smtp_client_options {
     const char *ehlo_name;
     enum smtp_tls_policy tls;
-    bool require_valid_tls;      /* informational for the driver; the machine does not verify */
 };
 
 /* One transaction: a message for some recipients. Borrowed from BEGIN to DONE. */
@@ -103,7 +91,7 @@ void smtp_client_destroy(struct smtp_client **c);
 enum smtp_client_event smtp_client_feed(struct smtp_client *c, struct slice input,
                                         size_t *used_out);
 
-/* The handshake's end. tls_up queues EHLO again; all earlier capabilities are forgotten. */
+/* The handshake is done: queues EHLO again; all earlier capabilities are forgotten. */
 void smtp_client_tls_up(struct smtp_client *c);
 
 /* In READY only: may this message go over this connection at all (SIZE, 8BITMIME, SMTPUTF8)? True, or false with the
@@ -117,7 +105,7 @@ void smtp_client_begin(struct smtp_client *c, const struct smtp_transaction *t);
 /* After CLIENT_BODY: the last byte (final dot) is in the output. The phase becomes SMTP_DOT. */
 void smtp_client_body_sent(struct smtp_client *c);
 
-/* Queues QUIT (allowed in READY, and before it). */
+/* In READY only: queues QUIT. */
 void smtp_client_quit(struct smtp_client *c);
 
 /* What the next reply answers, and the driver's deadline for it. */

@@ -67,6 +67,11 @@ void smtp_server_set_room(struct smtp_server *s, bool room);
 void smtp_server_refuse(struct smtp_server *s, unsigned code, const char *enhanced,
                         const char *text);
 
+/* After SERVER_BEGIN: the lines to put in where the header section lacks Date or Message-ID, with their CRLF. They must live
+ * until conclude or ABANDON. */
+void smtp_server_set_trace(struct smtp_server *s, struct slice date_line,
+                           struct slice message_id_line);
+
 /* After SERVER_MESSAGE: the final reply; input is taken again. */
 void smtp_server_conclude(struct smtp_server *s, unsigned code, const char *enhanced,
                           const char *text);

@@ -81,6 +81,15 @@ static void on_spool_failed(void *context, const char *what)
     (void)!write(r->wake_fd, &one, sizeof one);
 }
 
+static void on_damaged(void *context, uint64_t id)
+{
+    struct relay *r = context;
+    char text[96], name[ENVELOPE_ID_SIZE];
+    envelope_id_format(id, name);
+    (void)snprintf(text, sizeof text, "%s cannot be read or held in memory; it stays in the spool", name);
+    log_note(r->parts.log, "damaged", text);
+}
+
 /* ---- status ---- */
 
 static void add_status(void *context, void *json_object)
@@ -188,6 +197,7 @@ static bool start_committer(struct relay *r, struct error *error)
     random_init(&random);
     struct schedule_options options = {.policy = policy_of(config_of(r)),
                                        .ring = r->parts.jobs,
+                                       .destinations = r->parts.destinations,
                                        .on_pushed = on_pushed,
                                        .context = r,
                                        .random_seed = random_u64(&random)};
@@ -199,6 +209,7 @@ static bool start_committer(struct relay *r, struct error *error)
     struct committer_options committer = {.store = r->parts.store,
                                           .schedule = r->schedule,
                                           .on_fatal = on_spool_failed,
+                                          .on_damaged = on_damaged,
                                           .context = r};
     r->parts.committer = committer_start(&committer, error);
     return r->parts.committer != NULL;

@@ -38,6 +38,7 @@ struct message {
     uint64_t arrived_wall_ms;
     uint32_t recipients_left; /* (committer) unfinished, over all deliveries */
     struct link deliveries;   /* (committer) */
+    struct link queue_link;   /* (committer) on the schedule's list of all messages, oldest first */
 };
 
 enum delivery_place { PLACE_WAITING, PLACE_OUT, PLACE_COMMITTING };
@@ -59,6 +60,7 @@ struct delivery {
     uint16_t attempts;        /* ended without success */
     uint8_t place;            /* enum delivery_place (committer) */
     uint8_t flags;            /* enum delivery_flags; (committer) writes while PLACE_WAITING */
+    uint8_t wanted;           /* (committer) flags an operator asked for while it was out */
     uint32_t recipient_count;
     union {
         uint32_t one;

@@ -55,12 +55,9 @@ unsigned destination_take(struct destination *d, uint32_t recipients_max, struct
 /* Everything queued, moved to `out`: the destination cannot be reached now. Returns how many. */
 uint64_t destination_take_all(struct destination *d, struct link *out);
 
-/* Back to the head of the queue, e.g. for a lane that ended before it could begin; in order of `list`. */
-void destination_put_back(struct destination *d, struct link *list);
-
 /* Takes one delivery out of whatever destination's queue it waits in; false where it is not queued
  * (a session has it, or it waits for its route). Committer thread: for the age limit and operators. */
-bool destination_withdraw(struct delivery *delivery);
+bool destination_withdraw(struct destination_table *t, struct delivery *delivery);
 
 /* The lane found the queue empty and keeps its connection: true = registered as idle; false = mail has
  * come in between, take it. */
@@ -74,12 +71,8 @@ bool destination_idle_leave(struct destination *d, struct idle_lane *lane);
 void destination_session_ready(struct destination *d);
 void destination_session_gone(struct destination *d);
 
-/* A lane ends. True: mail is queued and no other lane is left or on its way, so the caller must act (open
- * a lane, counted already, or take everything and defer it). */
+/* A lane ends. True: mail is queued and no other lane is left, so the right stays with the caller, who opens a lane anew. */
 bool destination_lane_end(struct destination *d);
-
-/* May another lane be opened for what is queued? Counts it where true. */
-bool destination_lane_wanted(struct destination *d, unsigned lanes_max);
 
 struct destination_figures {
     uint64_t queued;

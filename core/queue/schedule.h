@@ -15,6 +15,7 @@
 
 #include "core/base/ring.h"
 #include "core/queue/delivery.h"
+#include "core/queue/destination.h"
 #include "core/spool/committer.h"
 #include "core/spool/envelope.h"
 #include "core/spool/store.h"
@@ -31,6 +32,7 @@ struct schedule_policy {
 struct schedule_options {
     struct schedule_policy policy;
     struct ring *ring;                  /* the job ring: struct delivery pointers */
+    struct destination_table *destinations; /* where deliveries that are out may wait */
     void (*on_pushed)(void *context, unsigned count); /* wake workers: jobs are in the ring */
     void *context;
     uint64_t random_seed;
@@ -51,23 +53,21 @@ bool schedule_add(struct schedule *s, uint64_t id, struct slice record,
                                    struct store_state *state_out),
                   void *context);
 
-/* What an outcome means, before it is committed: fills for each recipient that is deferred the state
- * to store. `next_due_wall_ms_out` is the delivery's next attempt. */
-void schedule_plan_retry(struct schedule *s, const struct delivery *d,
-                         uint64_t *next_due_wall_ms_out);
+/* An outcome is about to be committed: sets its next_due_wall_ms and left_in_message, which counts outcomes of the same
+ * message planned before it. A commit that fails is final for the process, so a plan is never taken back. */
+void schedule_plan_outcome(struct schedule *s, struct commit_op *op, uint64_t wall_ms);
 
-/* The outcome is durable: finished recipients leave, the rest waits until `next_due_wall_ms`. True
- * where the message has no recipient left and was forgotten (its `struct message` is freed). */
-bool schedule_apply_outcome(struct schedule *s, const struct commit_op *op,
-                            uint64_t next_due_wall_ms);
-
-/* How many recipients would be left in the message after this outcome: 0 = remove it from the store. */
-uint32_t schedule_left_after(const struct schedule *s, const struct commit_op *op);
+/* The outcome is durable: finished recipients leave, the rest waits. Frees the delivery and the message where nothing is
+ * left of them. */
+void schedule_apply_outcome(struct schedule *s, const struct commit_op *op);
 
 /* Moves time on: pushes what is due. Returns ms until it needs to run again, -1 for never. */
 int schedule_run(struct schedule *s, uint64_t mono_ms, uint64_t wall_ms);
 
-/* The deliveries an edit touches, message by message. */
+/* An operator's wish for all matching deliveries, at once where they wait; those out at the workers are taken back from their
+ * destination's queue, or, while a session carries them, the wish holds when they come back deferred. Calls `on_touched`
+ * for each delivery whose stored state changes. Returns recipients matched. A held delivery is exempt from the age limit:
+ * somebody wants it kept. */
 uint64_t schedule_edit(struct schedule *s, const struct commit_op *op,
                        void (*on_touched)(void *context, const struct delivery *d), void *context);
 

@@ -18,6 +18,7 @@
 
 struct committer;
 struct schedule;
+struct schedule_policy;
 
 enum commit_kind {
     COMMIT_CHUNK,   /* part of a content, ahead of its envelope: large messages stream to disk */
@@ -66,6 +67,8 @@ struct commit_op {
             struct address try_first;
             const char *exchange;      /* for the queue listing, or NULL */
             struct commit_message *generated; /* bounces and notices, stored in the same commit */
+            uint64_t next_due_wall_ms; /* (committer) of what is deferred */
+            uint32_t left_in_message;  /* (committer) recipients unfinished behind this outcome */
         } outcome;
         struct {
             enum commit_edit edit;
@@ -81,6 +84,8 @@ struct committer_options {
     struct schedule *schedule;
     /* Called on the committer thread when writing failed for good. Must not block. */
     void (*on_fatal)(void *context, const char *what);
+    /* A stored message that cannot be read: left in place, never tried. At start-up. */
+    void (*on_damaged)(void *context, uint64_t id);
     void *context;
 };
 
@@ -93,6 +98,9 @@ void committer_submit(struct committer *c, struct commit_op **op);
 
 /* Commits all that was submitted before, stops and joins the thread, frees. Workers have stopped. */
 void committer_stop(struct committer **c);
+
+/* A reload changed the schedule's policy: carried to the thread by mail. Any thread. False: out of memory. */
+bool committer_set_policy(struct committer *c, const struct schedule_policy *policy);
 
 struct committer_figures {
     uint64_t commits;        /* transactions made durable */

@@ -20,6 +20,8 @@ struct body {
     uint64_t id;
     uint64_t size;      /* of the content */
     uint64_t sent;      /* content bytes written so far, without stuffing */
+    uint32_t chunk;     /* the chunk being written, */
+    size_t chunk_at;    /* and how far */
     bool stuff;         /* has lines that begin with a dot */
     bool committed;     /* the token is ours: the end may go */
     unsigned tail_sent; /* bytes of ".\r\n" written */

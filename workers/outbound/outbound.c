@@ -68,7 +68,7 @@ static void end_one(struct worker *w, struct delivery *d, const struct reply *re
 }
 
 /* Queues the delivery where its route leads. */
-static void bind(struct outbound *o, struct delivery *d, const struct route *route)
+static void queue_by_route(struct outbound *o, struct delivery *d, const struct route *route)
 {
     struct worker *w = o->worker;
     if (route->kind == ROUTE_FAILED) {
@@ -126,7 +126,7 @@ static void on_route(struct mail *mail, void *owner)
     list_remove(&wait->bucket_link);
     for (struct link *l; (l = list_pop_front(&wait->deliveries)) != NULL;)
         if (!w->stopping) /* else the spool has it */
-            bind(w->outbound, CONTAINER_OF(l, struct delivery, shared.queue_link), route);
+            queue_by_route(w->outbound, CONTAINER_OF(l, struct delivery, shared.queue_link), route);
     route_release(&route);
     free(wait);
 }
@@ -171,7 +171,7 @@ static void take_job(struct outbound *o, struct delivery *d)
         wait_for_route(o, d, domain);
         return;
     }
-    bind(o, d, route);
+    queue_by_route(o, d, route);
     route_release(&route);
 }
 

@@ -393,8 +393,6 @@ static enum session_end end_of(enum smtp_client_trouble trouble)
         return END_REFUSING;
     case TROUBLE_TLS_REQUIRED:
         return END_TLS_POLICY;
-    case TROUBLE_TLS_FAILED:
-        return END_TLS_FAILED;
     case TROUBLE_CLOSED:
     case TROUBLE_NONE:
         break;

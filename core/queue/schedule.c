@@ -1,0 +1,534 @@
+#include "core/queue/schedule.h"
+
+#include "core/base/assert.h"
+#include "core/base/random.h"
+#include "core/queue/destination.h"
+#include "core/queue/domain_table.h"
+
+#include <stdlib.h>
+
+enum {
+    LOOK_AGAIN_MS = 60000, /* past the age limit but with a session: when to ask once more */
+    RING_FULL_WAIT_MS = 10,
+};
+
+struct schedule {
+    struct schedule_policy policy;
+    struct ring *ring;
+    struct destination_table *destinations;
+    void (*on_pushed)(void *context, unsigned count);
+    void *context;
+    struct random random;
+    uint64_t mono_ms, wall_ms; /* as of the last run */
+    struct timer_wheel wheel;
+    struct domain_table *domains;
+    struct link messages; /* struct message, by queue_link */
+    struct link ready;    /* struct delivery, by shared.queue_link: due, waiting for room in the ring */
+    uint64_t message_count, recipient_count;
+};
+
+static void on_timer(struct timer *timer, void *owner);
+
+struct schedule *schedule_create(const struct schedule_options *options, uint64_t mono_ms, uint64_t wall_ms)
+{
+    struct schedule *s = calloc(1, sizeof *s);
+    if (s == NULL)
+        return NULL;
+    s->policy = options->policy;
+    s->ring = options->ring;
+    s->destinations = options->destinations;
+    s->on_pushed = options->on_pushed;
+    s->context = options->context;
+    s->mono_ms = mono_ms;
+    s->wall_ms = wall_ms;
+    random_init_seed(&s->random, options->random_seed);
+    timer_wheel_init(&s->wheel, mono_ms, s);
+    list_init(&s->messages);
+    list_init(&s->ready);
+    s->domains = domain_table_create(random_u64(&s->random));
+    if (s->domains == NULL) {
+        free(s);
+        return NULL;
+    }
+    return s;
+}
+
+static void free_delivery(struct schedule *s, struct delivery *d)
+{
+    timer_disarm(&s->wheel, &d->timer);
+    list_remove(&d->message_link);
+    domain_table_release(s->domains, d->domain);
+    if (d->recipient_count > 1)
+        free(d->recipient.many);
+    free(d->try_first);
+    free(d);
+}
+
+static void free_message(struct schedule *s, struct message *m)
+{
+    ASSERT(list_empty(&m->deliveries));
+    list_remove(&m->queue_link);
+    s->message_count--;
+    free(m);
+}
+
+void schedule_destroy(struct schedule **s)
+{
+    if (*s == NULL)
+        return;
+    for (struct link *l; (l = (*s)->messages.next) != &(*s)->messages;) {
+        struct message *m = CONTAINER_OF(l, struct message, queue_link);
+        for (struct link *k; (k = m->deliveries.next) != &m->deliveries;)
+            free_delivery(*s, CONTAINER_OF(k, struct delivery, message_link));
+        free_message(*s, m);
+    }
+    domain_table_destroy(&(*s)->domains);
+    free(*s);
+    *s = NULL;
+}
+
+void schedule_set_policy(struct schedule *s, const struct schedule_policy *policy)
+{
+    s->policy = *policy;
+}
+
+/* ---- time ---- */
+
+/* The wall clock only says how far away a stored moment is; from then on the monotonic clock counts. */
+static uint64_t mono_of(const struct schedule *s, uint64_t wall_ms)
+{
+    return wall_ms > s->wall_ms ? s->mono_ms + (wall_ms - s->wall_ms) : s->mono_ms;
+}
+
+static uint64_t expiry_of(const struct schedule *s, const struct delivery *d)
+{
+    return d->message->arrived_wall_ms + s->policy.age_limit_ms;
+}
+
+static bool is_held(const struct delivery *d)
+{
+    return (d->flags & DELIVERY_HELD) != 0;
+}
+
+static void make_ready(struct schedule *s, struct delivery *d)
+{
+    ASSERT(d->place == PLACE_WAITING);
+    timer_disarm(&s->wheel, &d->timer);
+    if (list_empty(&d->shared.queue_link))
+        list_push_back(&s->ready, &d->shared.queue_link);
+}
+
+/* Waits for its next attempt or its age limit, whichever is first. */
+static void let_wait(struct schedule *s, struct delivery *d)
+{
+    ASSERT(d->place == PLACE_WAITING);
+    list_remove(&d->shared.queue_link);
+    if (is_held(d)) {
+        timer_disarm(&s->wheel, &d->timer);
+        return;
+    }
+    uint64_t due = d->due_wall_ms < expiry_of(s, d) ? d->due_wall_ms : expiry_of(s, d);
+    if (due <= s->wall_ms)
+        make_ready(s, d);
+    else
+        timer_arm(&s->wheel, &d->timer, mono_of(s, due));
+}
+
+static void on_timer(struct timer *timer, void *owner)
+{
+    struct schedule *s = owner;
+    struct delivery *d = CONTAINER_OF(timer, struct delivery, timer);
+    switch ((enum delivery_place)d->place) {
+    case PLACE_WAITING:
+        make_ready(s, d);
+        return;
+    case PLACE_OUT: /* the age limit, and it is still at the workers */
+        if (destination_withdraw(s->destinations, d)) {
+            d->place = PLACE_WAITING;
+            make_ready(s, d);
+        } else {
+            timer_arm(&s->wheel, timer, s->mono_ms + LOOK_AGAIN_MS);
+        }
+        return;
+    case PLACE_COMMITTING:
+        break;
+    }
+    ASSERT(false); /* its timer was disarmed when its outcome came */
+}
+
+/* Into the ring, in order, until it is full. */
+static unsigned push_ready(struct schedule *s)
+{
+    unsigned pushed = 0;
+    while (!list_empty(&s->ready)) {
+        struct delivery *d = CONTAINER_OF(s->ready.next, struct delivery, shared.queue_link);
+        list_remove(&d->shared.queue_link);
+        d->place = PLACE_OUT;
+        if (s->wall_ms >= expiry_of(s, d))
+            d->flags |= DELIVERY_EXPIRED;
+        bool marked = (d->flags & (DELIVERY_EXPIRED | DELIVERY_OPERATOR_BOUNCE)) != 0;
+        if (!marked)
+            timer_arm(&s->wheel, &d->timer, mono_of(s, expiry_of(s, d)));
+        if (!ring_push(s->ring, d)) {
+            d->place = PLACE_WAITING;
+            timer_disarm(&s->wheel, &d->timer);
+            list_push_front(&s->ready, &d->shared.queue_link);
+            break;
+        }
+        pushed++;
+    }
+    return pushed;
+}
+
+int schedule_run(struct schedule *s, uint64_t mono_ms, uint64_t wall_ms)
+{
+    s->mono_ms = mono_ms > s->mono_ms ? mono_ms : s->mono_ms;
+    s->wall_ms = wall_ms;
+    (void)timer_wheel_advance(&s->wheel, s->mono_ms);
+    unsigned pushed = push_ready(s);
+    if (pushed > 0)
+        s->on_pushed(s->context, pushed);
+    int wait = timer_wheel_wait_ms(&s->wheel, s->mono_ms);
+    if (!list_empty(&s->ready) && (wait < 0 || wait > RING_FULL_WAIT_MS))
+        return RING_FULL_WAIT_MS;
+    return wait;
+}
+
+/* ---- messages come in ---- */
+
+/* What two recipients of one domain must agree on to share a delivery. */
+struct standing {
+    uint8_t progress;
+    uint8_t delay_noticed;
+    uint16_t attempts;
+    uint64_t due_wall_ms;
+    bool has_try_first;
+    struct address try_first;
+};
+
+static struct standing standing_of(const struct schedule *s, const struct store_state *state)
+{
+    if (state == NULL)
+        return (struct standing){.due_wall_ms = s->wall_ms};
+    return (struct standing){.progress = state->progress,
+                             .delay_noticed = state->delay_noticed,
+                             .attempts = state->attempts,
+                             .due_wall_ms = state->due_wall_ms,
+                             .has_try_first = state->has_try_first,
+                             .try_first = state->try_first};
+}
+
+static bool fits(const struct delivery *d, const struct domain *domain, const struct standing *st)
+{
+    bool held = st->progress == PROGRESS_HELD;
+    return d->domain == domain && d->attempts == st->attempts && d->due_wall_ms == st->due_wall_ms &&
+           is_held(d) == held && (d->try_first != NULL) == st->has_try_first;
+}
+
+static bool add_recipient(struct delivery *d, uint32_t index)
+{
+    if (d->recipient_count == 0) {
+        d->recipient.one = index;
+        d->recipient_count = 1;
+        return true;
+    }
+    /* Room doubles at each power of two. */
+    uint32_t n = d->recipient_count;
+    uint32_t *many = n > 1 ? d->recipient.many : NULL;
+    if (n == 1 || (n & (n - 1)) == 0) {
+        uint32_t *grown = reallocarray(many, (size_t)n * 2, sizeof *grown);
+        if (grown == NULL)
+            return false;
+        if (n == 1)
+            grown[0] = d->recipient.one;
+        many = grown;
+    }
+    many[n] = index;
+    d->recipient.many = many;
+    d->recipient_count = n + 1;
+    return true;
+}
+
+static struct delivery *create_delivery(struct message *m, struct domain *domain, const struct standing *st)
+{
+    struct delivery *d = calloc(1, sizeof *d);
+    if (d == NULL)
+        return NULL;
+    if (st->has_try_first && (d->try_first = malloc(sizeof *d->try_first)) == NULL) {
+        free(d);
+        return NULL;
+    }
+    if (st->has_try_first)
+        *d->try_first = st->try_first;
+    d->message = m;
+    d->domain = domain;
+    d->due_wall_ms = st->due_wall_ms;
+    d->attempts = st->attempts;
+    d->place = PLACE_WAITING;
+    d->flags = (uint8_t)((st->progress == PROGRESS_HELD ? DELIVERY_HELD : 0) |
+                         (st->delay_noticed ? DELIVERY_DELAY_NOTICED : 0));
+    list_init(&d->shared.queue_link);
+    timer_init(&d->timer, on_timer);
+    list_push_back(&m->deliveries, &d->message_link);
+    return d;
+}
+
+/* The newest deliveries are looked at first: recipients of one domain usually stand together. */
+static struct delivery *find_delivery(struct message *m, const struct domain *domain, const struct standing *st)
+{
+    enum { LOOK_BACK = 64 };
+    int looked = 0;
+    for (struct link *l = m->deliveries.prev; l != &m->deliveries && looked < LOOK_BACK; l = l->prev, looked++) {
+        struct delivery *d = CONTAINER_OF(l, struct delivery, message_link);
+        if (fits(d, domain, st))
+            return d;
+    }
+    return NULL;
+}
+
+static bool place_recipient(struct schedule *s, struct message *m, struct slice name, uint32_t index,
+                            const struct standing *st)
+{
+    struct domain *domain = domain_table_acquire(s->domains, name);
+    if (domain == NULL)
+        return false;
+    struct delivery *d = find_delivery(m, domain, st);
+    if (d != NULL) {
+        domain_table_release(s->domains, domain);
+    } else {
+        d = create_delivery(m, domain, st);
+        if (d == NULL) {
+            domain_table_release(s->domains, domain);
+            return false;
+        }
+    }
+    if (!add_recipient(d, index)) {
+        if (d->recipient_count == 0)
+            free_delivery(s, d);
+        return false;
+    }
+    m->recipients_left++;
+    return true;
+}
+
+static void drop_message(struct schedule *s, struct message *m)
+{
+    for (struct link *k; (k = m->deliveries.next) != &m->deliveries;)
+        free_delivery(s, CONTAINER_OF(k, struct delivery, message_link));
+    free_message(s, m);
+}
+
+bool schedule_add(struct schedule *s, uint64_t id, struct slice record,
+                  bool (*state_of)(void *context, uint64_t id, uint32_t recipient, struct store_state *state_out),
+                  void *context)
+{
+    struct envelope e;
+    struct message *m = calloc(1, sizeof *m);
+    if (m == NULL || !envelope_decode(record, &e)) {
+        free(m);
+        return false;
+    }
+    m->id = id;
+    m->arrived_wall_ms = e.arrived_wall_ms;
+    list_init(&m->deliveries);
+    list_push_back(&s->messages, &m->queue_link);
+    s->message_count++;
+    for (uint32_t i = 0; i < e.recipient_count; i++) {
+        struct envelope_recipient r;
+        struct store_state state;
+        bool has_state = state_of != NULL && state_of(context, id, i, &state);
+        struct standing st = standing_of(s, has_state ? &state : NULL);
+        if (st.progress == PROGRESS_DONE)
+            continue;
+        if (!envelope_decode_recipient(record, i, &r) || !place_recipient(s, m, r.domain, i, &st)) {
+            drop_message(s, m);
+            return false;
+        }
+    }
+    s->recipient_count += m->recipients_left;
+    for (struct link *l = m->deliveries.next; l != &m->deliveries; l = l->next)
+        let_wait(s, CONTAINER_OF(l, struct delivery, message_link));
+    if (m->recipients_left == 0)
+        drop_message(s, m);
+    return true;
+}
+
+/* ---- outcomes ---- */
+
+static uint64_t retry_delay(struct schedule *s, unsigned attempts)
+{
+    uint64_t delay = s->policy.retry_first_ms;
+    for (unsigned i = 0; i < attempts && delay < s->policy.retry_max_ms; i++)
+        delay *= 2;
+    if (delay > s->policy.retry_max_ms)
+        delay = s->policy.retry_max_ms;
+    return random_jitter(&s->random, delay, s->policy.jitter_percent);
+}
+
+void schedule_plan_outcome(struct schedule *s, struct commit_op *op, uint64_t wall_ms)
+{
+    struct delivery *d = op->u.outcome.delivery;
+    ASSERT(d->place == PLACE_OUT && op->u.outcome.recipient_count == d->recipient_count);
+    timer_disarm(&s->wheel, &d->timer);
+    d->place = PLACE_COMMITTING;
+    uint32_t finished = 0;
+    for (uint32_t i = 0; i < op->u.outcome.recipient_count; i++)
+        finished += op->u.outcome.recipients[i].verdict != OUTCOME_DEFERRED;
+    ASSERT(finished <= d->message->recipients_left);
+    d->message->recipients_left -= finished;
+    op->u.outcome.left_in_message = d->message->recipients_left;
+    op->u.outcome.next_due_wall_ms = wall_ms + retry_delay(s, d->attempts);
+}
+
+/* Keeps only the deferred recipients. */
+static void keep_deferred(struct delivery *d, const struct commit_op *op)
+{
+    uint32_t kept = 0, last = 0;
+    for (uint32_t i = 0; i < op->u.outcome.recipient_count; i++) {
+        if (op->u.outcome.recipients[i].verdict != OUTCOME_DEFERRED)
+            continue;
+        last = op->u.outcome.recipients[i].recipient;
+        if (d->recipient_count > 1)
+            d->recipient.many[kept] = last;
+        kept++;
+    }
+    if (d->recipient_count > 1 && kept <= 1) {
+        free(d->recipient.many);
+        d->recipient.one = last;
+    }
+    d->recipient_count = kept;
+}
+
+static void note_try_first(struct delivery *d, const struct commit_op *op)
+{
+    free(d->try_first);
+    d->try_first = NULL;
+    if (!op->u.outcome.has_try_first)
+        return;
+    d->try_first = malloc(sizeof *d->try_first); /* without memory for it the usual order is tried */
+    if (d->try_first != NULL)
+        *d->try_first = op->u.outcome.try_first;
+}
+
+void schedule_apply_outcome(struct schedule *s, const struct commit_op *op)
+{
+    struct delivery *d = op->u.outcome.delivery;
+    struct message *m = d->message;
+    ASSERT(d->place == PLACE_COMMITTING);
+    uint32_t before = d->recipient_count;
+    keep_deferred(d, op);
+    s->recipient_count -= before - d->recipient_count;
+    if (d->recipient_count == 0) {
+        free_delivery(s, d);
+        if (list_empty(&m->deliveries))
+            free_message(s, m);
+        return;
+    }
+    d->place = PLACE_WAITING;
+    if (d->attempts < UINT16_MAX)
+        d->attempts++;
+    d->due_wall_ms = op->u.outcome.next_due_wall_ms;
+    d->flags &= (uint8_t)~(DELIVERY_EXPIRED | DELIVERY_OPERATOR_BOUNCE);
+    if (op->u.outcome.delay_noticed)
+        d->flags |= DELIVERY_DELAY_NOTICED;
+    d->flags |= d->wanted;
+    d->wanted = 0;
+    note_try_first(d, op);
+    if ((d->flags & DELIVERY_OPERATOR_BOUNCE) != 0)
+        make_ready(s, d);
+    else
+        let_wait(s, d);
+}
+
+/* ---- an operator's wishes ---- */
+
+static bool matches(const struct delivery *d, const struct commit_op *op)
+{
+    if (op->u.edit.id != 0)
+        return d->message->id == op->u.edit.id;
+    return op->u.edit.domain[0] == '\0' || strcmp(d->domain->name, op->u.edit.domain) == 0;
+}
+
+/* True where the stored state changes now. */
+static bool edit_waiting(struct schedule *s, struct delivery *d, enum commit_edit edit)
+{
+    switch (edit) {
+    case EDIT_HOLD:
+        d->flags |= DELIVERY_HELD;
+        let_wait(s, d);
+        return true;
+    case EDIT_RELEASE:
+        if (!is_held(d))
+            return false;
+        d->flags &= (uint8_t)~DELIVERY_HELD;
+        d->due_wall_ms = s->wall_ms;
+        let_wait(s, d);
+        return true;
+    case EDIT_RETRY:
+        if (is_held(d))
+            return false;
+        d->due_wall_ms = s->wall_ms;
+        let_wait(s, d);
+        return true;
+    case EDIT_BOUNCE:
+        d->flags = (uint8_t)((d->flags & ~DELIVERY_HELD) | DELIVERY_OPERATOR_BOUNCE);
+        make_ready(s, d);
+        return false; /* its outcome will be the change */
+    }
+    ASSERT(false);
+}
+
+static void edit_out(struct delivery *d, enum commit_edit edit)
+{
+    switch (edit) {
+    case EDIT_HOLD:
+        d->wanted = DELIVERY_HELD;
+        return;
+    case EDIT_BOUNCE:
+        d->wanted = DELIVERY_OPERATOR_BOUNCE;
+        return;
+    case EDIT_RELEASE:
+        d->wanted = 0;
+        return;
+    case EDIT_RETRY: /* it is being tried */
+        return;
+    }
+}
+
+uint64_t schedule_edit(struct schedule *s, const struct commit_op *op,
+                       void (*on_touched)(void *context, const struct delivery *d), void *context)
+{
+    uint64_t matched = 0;
+    enum commit_edit edit = op->u.edit.edit;
+    for (struct link *l = s->messages.next; l != &s->messages; l = l->next) {
+        struct message *m = CONTAINER_OF(l, struct message, queue_link);
+        if (op->u.edit.id != 0 && m->id != op->u.edit.id)
+            continue;
+        for (struct link *k = m->deliveries.next; k != &m->deliveries; k = k->next) {
+            struct delivery *d = CONTAINER_OF(k, struct delivery, message_link);
+            if (!matches(d, op))
+                continue;
+            matched += d->recipient_count;
+            bool take_back = d->place == PLACE_OUT && (edit == EDIT_HOLD || edit == EDIT_BOUNCE);
+            if (take_back && destination_withdraw(s->destinations, d)) {
+                d->place = PLACE_WAITING;
+                timer_disarm(&s->wheel, &d->timer);
+            }
+            if (d->place != PLACE_WAITING)
+                edit_out(d, edit);
+            else if (edit_waiting(s, d, edit))
+                on_touched(context, d);
+        }
+    }
+    return matched;
+}
+
+uint64_t schedule_messages(const struct schedule *s)
+{
+    return s->message_count;
+}
+
+uint64_t schedule_recipients(const struct schedule *s)
+{
+    return s->recipient_count;
+}

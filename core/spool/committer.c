@@ -1,0 +1,426 @@
+#include "core/spool/committer.h"
+
+#include "core/base/assert.h"
+#include "core/base/clock.h"
+#include "core/queue/schedule.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+enum {
+    BATCH_OPS_MAX = 2048,
+    BATCH_BYTES_MAX = 32 << 20, /* content in one transaction: bounds its memory and its time */
+};
+
+struct committer {
+    struct committer_options options;
+    struct mailbox mailbox; /* its owner is the committer */
+    struct store_reader *reader;
+    pthread_t thread;
+    bool stopping;
+    bool failed; /* the store has: final */
+    struct commit_op *arrived_first, *arrived_last; /* not yet in a batch, linked by mail.next */
+    struct {
+        _Atomic uint64_t commits, messages, outcomes, messages_queued, recipients_queued;
+    } shared; /* written by the thread, read by any (relaxed) */
+};
+
+/* ---- ops come in and go back ---- */
+
+static void on_op(struct mail *mail, void *owner)
+{
+    struct committer *c = owner;
+    struct commit_op *op = CONTAINER_OF(mail, struct commit_op, mail);
+    mail->next = NULL;
+    if (c->arrived_last != NULL)
+        c->arrived_last->mail.next = mail;
+    else
+        c->arrived_first = op;
+    c->arrived_last = op;
+}
+
+void committer_submit(struct committer *c, struct commit_op **op)
+{
+    struct mail *mail = &(*op)->mail;
+    mail->on_arrival = on_op;
+    *op = NULL;
+    mailbox_post(&c->mailbox, &mail);
+}
+
+static void answer(struct committer *c, struct commit_op *op)
+{
+    struct mail *mail = &op->mail;
+    mail->next = NULL;
+    mail->on_arrival = op->on_done;
+    if (op->reply_to != NULL)
+        mailbox_post(op->reply_to, &mail);
+    else
+        op->on_done(mail, c);
+}
+
+/* ---- one batch ---- */
+
+struct batch {
+    struct commit_op *ops[BATCH_OPS_MAX];
+    unsigned count;
+};
+
+static uint64_t bytes_of(const struct commit_op *op)
+{
+    return op->kind == COMMIT_MESSAGE || op->kind == COMMIT_CHUNK
+               ? op->u.message.chunk.len + op->u.message.envelope.len
+               : 0;
+}
+
+static void gather(struct committer *c, struct batch *b)
+{
+    uint64_t bytes = 0;
+    b->count = 0;
+    while (c->arrived_first != NULL && b->count < BATCH_OPS_MAX && bytes < BATCH_BYTES_MAX) {
+        struct commit_op *op = c->arrived_first;
+        struct mail *next = op->mail.next;
+        c->arrived_first = next != NULL ? CONTAINER_OF(next, struct commit_op, mail) : NULL;
+        if (next == NULL)
+            c->arrived_last = NULL;
+        bytes += bytes_of(op);
+        op->status = STORE_OK;
+        b->ops[b->count++] = op;
+    }
+}
+
+static bool brings_content(const struct commit_op *op)
+{
+    return op->kind == COMMIT_MESSAGE || op->kind == COMMIT_CHUNK;
+}
+
+static enum store_status put_message(struct store *store, const struct commit_message *m)
+{
+    enum store_status status = STORE_OK;
+    if (m->chunk.len > 0)
+        status = store_put_chunk(store, m->id, m->chunk_number, m->chunk);
+    if (status == STORE_OK && m->envelope.len > 0)
+        status = store_put_envelope(store, m->id, m->envelope);
+    return status;
+}
+
+static struct store_state state_after(const struct commit_op *op, uint32_t i)
+{
+    const struct delivery *d = op->u.outcome.delivery;
+    const struct outcome_recipient *r = &op->u.outcome.recipients[i];
+    struct store_state s = {.progress = r->verdict == OUTCOME_DEFERRED ? PROGRESS_WAITING : PROGRESS_DONE,
+                            .delay_noticed = (d->flags & DELIVERY_DELAY_NOTICED) != 0 || op->u.outcome.delay_noticed,
+                            .attempts = (uint16_t)(d->attempts < UINT16_MAX ? d->attempts + 1 : UINT16_MAX),
+                            .due_wall_ms = op->u.outcome.next_due_wall_ms,
+                            .has_try_first = op->u.outcome.has_try_first,
+                            .try_first = op->u.outcome.try_first,
+                            .last = *r->reply};
+    if (s.progress == PROGRESS_WAITING && (d->wanted & DELIVERY_HELD) != 0)
+        s.progress = PROGRESS_HELD;
+    if (op->u.outcome.exchange != NULL)
+        (void)slice_to_cstr(slice_take(slice_str(op->u.outcome.exchange), sizeof s.last_exchange - 1),
+                            s.last_exchange, sizeof s.last_exchange);
+    return s;
+}
+
+static enum store_status put_outcome(struct store *store, const struct commit_op *op)
+{
+    uint64_t id = op->u.outcome.delivery->message->id;
+    enum store_status status = STORE_OK;
+    if (op->u.outcome.left_in_message == 0) {
+        status = store_remove(store, id);
+    } else {
+        for (uint32_t i = 0; i < op->u.outcome.recipient_count && status == STORE_OK; i++) {
+            struct store_state s = state_after(op, i);
+            status = store_put_state(store, id, op->u.outcome.recipients[i].recipient, &s);
+        }
+    }
+    for (const struct commit_message *m = op->u.outcome.generated; m != NULL && status == STORE_OK; m = m->next)
+        status = put_message(store, m);
+    return status;
+}
+
+/* What an edit touches, as the store must know it. */
+struct edit_context {
+    struct committer *committer;
+    enum store_status status;
+};
+
+static void put_edited(void *context, const struct delivery *d)
+{
+    struct edit_context *e = context;
+    const uint32_t *indexes = delivery_recipients(d);
+    for (uint32_t i = 0; i < d->recipient_count && e->status == STORE_OK; i++) {
+        struct store_state s = {0};
+        struct store_reader *reader = e->committer->reader;
+        if (store_read_begin(reader)) {
+            if (!store_get_state(reader, d->message->id, indexes[i], &s))
+                s = (struct store_state){.attempts = d->attempts};
+            store_read_end(reader);
+        }
+        s.progress = (d->flags & DELIVERY_HELD) != 0 ? PROGRESS_HELD : PROGRESS_WAITING;
+        s.due_wall_ms = d->due_wall_ms;
+        e->status = store_put_state(e->committer->options.store, d->message->id, indexes[i], &s);
+    }
+}
+
+static enum store_status put_edit(struct committer *c, struct commit_op *op)
+{
+    struct edit_context context = {.committer = c, .status = STORE_OK};
+    op->u.edit.matched = schedule_edit(c->options.schedule, op, put_edited, &context);
+    return context.status;
+}
+
+static enum store_status put_op(struct committer *c, struct commit_op *op)
+{
+    switch (op->kind) {
+    case COMMIT_MESSAGE:
+    case COMMIT_CHUNK:
+        return put_message(c->options.store, &op->u.message);
+    case COMMIT_DISCARD:
+        return store_remove(c->options.store, op->u.discard_id);
+    case COMMIT_OUTCOME:
+        return put_outcome(c->options.store, op);
+    case COMMIT_EDIT:
+        return put_edit(c, op);
+    }
+    ASSERT(false);
+}
+
+/* Writes and commits what is still marked STORE_OK. */
+static enum store_status write_batch(struct committer *c, struct batch *b)
+{
+    struct store *store = c->options.store;
+    enum store_status status = store_begin(store);
+    for (unsigned i = 0; i < b->count && status == STORE_OK; i++)
+        if (b->ops[i]->status == STORE_OK)
+            status = put_op(c, b->ops[i]);
+    if (status != STORE_OK) {
+        store_abort(store);
+        return status;
+    }
+    return store_commit(store);
+}
+
+static unsigned refuse_content(struct batch *b)
+{
+    unsigned refused = 0;
+    for (unsigned i = 0; i < b->count; i++)
+        if (b->ops[i]->status == STORE_OK && brings_content(b->ops[i])) {
+            b->ops[i]->status = STORE_NO_ROOM;
+            refused++;
+        }
+    return refused;
+}
+
+/* New mail is refused first: outcomes free room, and what was accepted stays. */
+static enum store_status commit_batch(struct committer *c, struct batch *b)
+{
+    if (!store_has_room(c->options.store))
+        (void)refuse_content(b);
+    enum store_status status = write_batch(c, b);
+    if (status == STORE_NO_ROOM && refuse_content(b) > 0)
+        status = write_batch(c, b);
+    return status == STORE_OK ? STORE_OK : STORE_FAILED;
+}
+
+static void add_figure(_Atomic uint64_t *figure, uint64_t n)
+{
+    atomic_fetch_add_explicit(figure, n, memory_order_relaxed);
+}
+
+static void enqueue(struct committer *c, const struct commit_message *m)
+{
+    bool added = schedule_add(c->options.schedule, m->id, m->envelope, NULL, NULL);
+    /* It is durable and was just encoded by us: only memory can be wanting, and then the next start has it. */
+    if (!added && c->options.on_damaged != NULL)
+        c->options.on_damaged(c->options.context, m->id);
+    add_figure(&c->shared.messages, 1);
+}
+
+/* The batch is durable: the queue in memory follows, in the same order. */
+static void apply(struct committer *c, const struct commit_op *op)
+{
+    if (op->status != STORE_OK)
+        return;
+    if (op->kind == COMMIT_MESSAGE) {
+        enqueue(c, &op->u.message);
+    } else if (op->kind == COMMIT_OUTCOME) {
+        schedule_apply_outcome(c->options.schedule, op);
+        for (const struct commit_message *m = op->u.outcome.generated; m != NULL; m = m->next)
+            if (m->envelope.len > 0)
+                enqueue(c, m);
+        add_figure(&c->shared.outcomes, 1);
+    }
+}
+
+static void fail(struct committer *c)
+{
+    c->failed = true;
+    c->options.on_fatal(c->options.context, "a write or sync failed");
+}
+
+static void run_batch(struct committer *c, struct batch *b)
+{
+    uint64_t wall = clock_wall_ms();
+    for (unsigned i = 0; i < b->count && !c->failed; i++)
+        if (b->ops[i]->kind == COMMIT_OUTCOME)
+            schedule_plan_outcome(c->options.schedule, b->ops[i], wall);
+    if (!c->failed && commit_batch(c, b) != STORE_OK)
+        fail(c);
+    if (!c->failed)
+        add_figure(&c->shared.commits, 1);
+    for (unsigned i = 0; i < b->count; i++) {
+        if (c->failed)
+            b->ops[i]->status = STORE_FAILED;
+        else
+            apply(c, b->ops[i]);
+        answer(c, b->ops[i]);
+    }
+    const struct schedule *s = c->options.schedule;
+    atomic_store_explicit(&c->shared.messages_queued, schedule_messages(s), memory_order_relaxed);
+    atomic_store_explicit(&c->shared.recipients_queued, schedule_recipients(s), memory_order_relaxed);
+}
+
+/* ---- the thread ---- */
+
+static void sleep_until_mail(struct committer *c, int wait_ms)
+{
+    if (c->arrived_first != NULL || !mailbox_prepare_sleep(&c->mailbox))
+        return;
+    struct pollfd fd = {.fd = c->mailbox.event_fd, .events = POLLIN};
+    (void)poll(&fd, 1, wait_ms);
+    mailbox_awake(&c->mailbox);
+}
+
+static void *run(void *context)
+{
+    struct committer *c = context;
+    struct batch *batch = malloc(sizeof *batch);
+    ASSERT(batch != NULL);
+    for (;;) {
+        int wait = c->failed ? -1
+                             : schedule_run(c->options.schedule, clock_mono_ms(), clock_wall_ms());
+        if (!c->stopping)
+            sleep_until_mail(c, wait);
+        (void)mailbox_deliver(&c->mailbox);
+        gather(c, batch);
+        if (batch->count > 0)
+            run_batch(c, batch);
+        else if (c->stopping)
+            break;
+    }
+    free(batch);
+    return NULL;
+}
+
+static bool load_state(void *context, uint64_t id, uint32_t recipient, struct store_state *out)
+{
+    return store_get_state(context, id, recipient, out);
+}
+
+/* The queue as the last process left it. The snapshot is renewed now and then: a long one keeps pages from reuse. */
+static void load(struct committer *c)
+{
+    enum { PER_SNAPSHOT = 10000 };
+    uint64_t id = 0;
+    struct slice record;
+    for (bool more = true; more;) {
+        if (!store_read_begin(c->reader))
+            return;
+        for (int i = 0; i < PER_SNAPSHOT && more; i++) {
+            more = store_next_envelope(c->reader, id, &id, &record);
+            if (more && !schedule_add(c->options.schedule, id, record, load_state, c->reader) &&
+                c->options.on_damaged != NULL)
+                c->options.on_damaged(c->options.context, id);
+        }
+        store_read_end(c->reader);
+    }
+    atomic_store(&c->shared.messages_queued, schedule_messages(c->options.schedule));
+    atomic_store(&c->shared.recipients_queued, schedule_recipients(c->options.schedule));
+}
+
+struct committer *committer_start(const struct committer_options *options, struct error *error)
+{
+    struct committer *c = calloc(1, sizeof *c);
+    if (c == NULL) {
+        error_set(error, "out of memory for the committer");
+        return NULL;
+    }
+    c->options = *options;
+    c->reader = store_reader_create(options->store);
+    if (c->reader == NULL || mailbox_init(&c->mailbox, c) != 0) {
+        error_set(error, "the committer cannot start: out of memory, spool readers or descriptors");
+        store_reader_destroy(&c->reader);
+        free(c);
+        return NULL;
+    }
+    load(c);
+    int rc = pthread_create(&c->thread, NULL, run, c);
+    if (rc != 0) {
+        error_set(error, "the committer cannot start its thread: %s", strerror(rc));
+        store_reader_destroy(&c->reader);
+        mailbox_fini(&c->mailbox);
+        free(c);
+        return NULL;
+    }
+    return c;
+}
+
+static void on_stop(struct mail *mail, void *owner)
+{
+    (void)mail;
+    struct committer *c = owner;
+    c->stopping = true;
+}
+
+void committer_stop(struct committer **c)
+{
+    if (*c == NULL)
+        return;
+    struct mail stop = {.on_arrival = on_stop};
+    struct mail *mail = &stop;
+    mailbox_post(&(*c)->mailbox, &mail);
+    int rc = pthread_join((*c)->thread, NULL);
+    ASSERT(rc == 0);
+    store_reader_destroy(&(*c)->reader);
+    mailbox_fini(&(*c)->mailbox);
+    free(*c);
+    *c = NULL;
+}
+
+/* ---- reload, figures ---- */
+
+struct policy_mail {
+    struct mail mail;
+    struct schedule_policy policy;
+};
+
+static void on_policy(struct mail *mail, void *owner)
+{
+    struct committer *c = owner;
+    struct policy_mail *p = CONTAINER_OF(mail, struct policy_mail, mail);
+    schedule_set_policy(c->options.schedule, &p->policy);
+    free(p);
+}
+
+bool committer_set_policy(struct committer *c, const struct schedule_policy *policy)
+{
+    struct policy_mail *p = malloc(sizeof *p);
+    if (p == NULL)
+        return false;
+    *p = (struct policy_mail){.mail.on_arrival = on_policy, .policy = *policy};
+    struct mail *mail = &p->mail;
+    mailbox_post(&c->mailbox, &mail);
+    return true;
+}
+
+struct committer_figures committer_figures(const struct committer *c)
+{
+    return (struct committer_figures){
+        .commits = atomic_load_explicit(&c->shared.commits, memory_order_relaxed),
+        .messages = atomic_load_explicit(&c->shared.messages, memory_order_relaxed),
+        .outcomes = atomic_load_explicit(&c->shared.outcomes, memory_order_relaxed),
+        .messages_queued = atomic_load_explicit(&c->shared.messages_queued, memory_order_relaxed),
+        .recipients_queued = atomic_load_explicit(&c->shared.recipients_queued, memory_order_relaxed)};
+}

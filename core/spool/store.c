@@ -1,0 +1,325 @@
+#include "core/spool/store.h"
+
+#include "core/base/assert.h"
+#include "core/base/bytes.h"
+#include "core/base/clock.h"
+#include "core/spool/store_priv.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+enum { TABLES = 4, ROOM_CHECK_MS = 100, ORPHANS_PER_TXN = 1000 };
+
+void store_key_id(struct store_key *k, uint64_t id)
+{
+    bytes_put_u64(k->bytes, id);
+    k->val = (MDB_val){ID_KEY, k->bytes};
+}
+
+void store_key_part(struct store_key *k, uint64_t id, uint32_t part)
+{
+    bytes_put_u64(k->bytes, id);
+    bytes_put_u32(k->bytes + ID_KEY, part);
+    k->val = (MDB_val){PART_KEY, k->bytes};
+}
+
+static enum store_status status_of(int rc)
+{
+    if (rc == MDB_SUCCESS)
+        return STORE_OK;
+    return rc == MDB_MAP_FULL || rc == ENOSPC || rc == EDQUOT || rc == MDB_TXN_FULL ? STORE_NO_ROOM : STORE_FAILED;
+}
+
+/* ---- opening ---- */
+
+/* The lock that keeps a second process out; the file names its holder. */
+static bool take_lock(struct store *s, struct error *error)
+{
+    char path[STORE_PATH_MAX + 8], holder[32] = "";
+    (void)snprintf(path, sizeof path, "%s/lock", s->path);
+    s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (s->lock_fd < 0) {
+        error_set(error, "cannot open %s: %s; spool.path must be a directory this user may write", path, strerror(errno));
+        return false;
+    }
+    if (flock(s->lock_fd, LOCK_EX | LOCK_NB) != 0) {
+        ssize_t n = pread(s->lock_fd, holder, sizeof holder - 1, 0);
+        holder[n > 0 ? n : 0] = '\0';
+        error_set(error, "the spool %s is in use by process %s; stop that one first, or give this one a spool.path of its own",
+                  s->path, holder[0] != '\0' ? holder : "(unknown)");
+        return false;
+    }
+    int len = snprintf(holder, sizeof holder, "%ld", (long)getpid());
+    if (ftruncate(s->lock_fd, 0) != 0 || pwrite(s->lock_fd, holder, (size_t)len, 0) != len) {
+        error_set(error, "cannot write %s: %s", path, strerror(errno));
+        return false;
+    }
+    return true;
+}
+
+static bool open_env(struct store *s, const struct store_options *options, struct error *error)
+{
+    int rc = mdb_env_create(&s->env);
+    if (rc == 0)
+        rc = mdb_env_set_mapsize(s->env, (size_t)options->map_bytes);
+    if (rc == 0)
+        rc = mdb_env_set_maxdbs(s->env, TABLES);
+    if (rc == 0)
+        rc = mdb_env_set_maxreaders(s->env, options->readers_max);
+    /* NOTLS: readers belong to objects, not threads. NORDAHEAD: a backlog larger than memory is read in no order.
+     * NOMEMINIT: pages are overwritten whole. Syncing stays on: a commit is durable. */
+    if (rc == 0)
+        rc = mdb_env_open(s->env, s->path, MDB_NOTLS | MDB_NORDAHEAD | MDB_NOMEMINIT, 0600);
+    if (rc != 0)
+        error_set(error, "cannot open the spool %s: %s", s->path, mdb_strerror(rc));
+    return rc == 0;
+}
+
+/* Opens the tables and checks the format, which is written where the spool is new. */
+static bool open_tables(struct store *s, struct error *error)
+{
+    MDB_txn *txn = NULL;
+    int rc = mdb_txn_begin(s->env, NULL, 0, &txn);
+    if (rc == 0)
+        rc = mdb_dbi_open(txn, "meta", MDB_CREATE, &s->meta);
+    if (rc == 0)
+        rc = mdb_dbi_open(txn, "envelopes", MDB_CREATE, &s->envelopes);
+    if (rc == 0)
+        rc = mdb_dbi_open(txn, "contents", MDB_CREATE, &s->contents);
+    if (rc == 0)
+        rc = mdb_dbi_open(txn, "states", MDB_CREATE, &s->states);
+    unsigned char format[4];
+    MDB_val key = {6, (char[]){"format"}}, value = {0};
+    if (rc == 0)
+        rc = mdb_get(txn, s->meta, &key, &value);
+    if (rc == MDB_NOTFOUND) {
+        bytes_put_u32(format, STORE_FORMAT);
+        value = (MDB_val){sizeof format, format};
+        rc = mdb_put(txn, s->meta, &key, &value, 0);
+    } else if (rc == 0 && (value.mv_size != 4 || bytes_get(value.mv_data, 4) != STORE_FORMAT)) {
+        error_set(error, "the spool %s has a format this version does not know (it knows %d); run the version that wrote it",
+                  s->path, STORE_FORMAT);
+        mdb_txn_abort(txn);
+        return false;
+    }
+    if (rc == 0) {
+        rc = mdb_txn_commit(txn);
+        txn = NULL;
+    }
+    if (txn != NULL)
+        mdb_txn_abort(txn);
+    if (rc != 0)
+        error_set(error, "cannot set up the spool %s: %s", s->path, mdb_strerror(rc));
+    return rc == 0;
+}
+
+static bool has_envelope(struct store *s, MDB_txn *txn, const MDB_val *part_key)
+{
+    MDB_val id = {ID_KEY, part_key->mv_data}, value;
+    return part_key->mv_size >= ID_KEY && mdb_get(txn, s->envelopes, &id, &value) == 0;
+}
+
+/* Removes up to ORPHANS_PER_TXN entries of `table` that no envelope owns, from the key `at` on. `*done_out` at the end. */
+static int remove_orphans_once(struct store *s, MDB_dbi table, struct store_key *at, bool *done_out)
+{
+    MDB_txn *txn;
+    MDB_cursor *cursor;
+    int rc = mdb_txn_begin(s->env, NULL, 0, &txn);
+    if (rc != 0)
+        return rc;
+    rc = mdb_cursor_open(txn, table, &cursor);
+    MDB_val key = at->val, value;
+    int seen = 0;
+    if (rc == 0)
+        rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
+    while (rc == 0 && seen++ < ORPHANS_PER_TXN) {
+        if (!has_envelope(s, txn, &key))
+            rc = mdb_cursor_del(cursor, 0);
+        if (rc == 0)
+            rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+    }
+    *done_out = rc == MDB_NOTFOUND;
+    if (rc == 0 && key.mv_size == PART_KEY)
+        store_key_part(at, bytes_get(key.mv_data, 8), (uint32_t)bytes_get((char *)key.mv_data + 8, 4));
+    if (rc != 0 && rc != MDB_NOTFOUND) {
+        mdb_txn_abort(txn);
+        return rc;
+    }
+    return mdb_txn_commit(txn);
+}
+
+/* What was streamed ahead of a message that never got its 250. */
+static bool remove_orphans(struct store *s, struct error *error)
+{
+    MDB_dbi tables[] = {s->contents, s->states};
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
+        struct store_key at;
+        store_key_part(&at, 0, 0);
+        for (bool done = false; !done;) {
+            int rc = remove_orphans_once(s, tables[i], &at, &done);
+            if (rc != 0) {
+                error_set(error, "cannot tidy the spool %s: %s", s->path, mdb_strerror(rc));
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+struct store *store_open(const struct store_options *options, struct error *error)
+{
+    struct store *s = calloc(1, sizeof *s);
+    if (s == NULL || strlen(options->path) >= sizeof s->path) {
+        error_set(error, "spool.path is too long");
+        free(s);
+        return NULL;
+    }
+    (void)snprintf(s->path, sizeof s->path, "%s", options->path);
+    s->lock_fd = -1;
+    s->free_floor_bytes = options->free_floor_bytes;
+    if (mkdir(s->path, 0700) != 0 && errno != EEXIST) {
+        error_set(error, "cannot create the spool %s: %s", s->path, strerror(errno));
+        free(s);
+        return NULL;
+    }
+    if (!take_lock(s, error) || !open_env(s, options, error) || !open_tables(s, error) ||
+        !remove_orphans(s, error)) {
+        store_close(&s);
+        return NULL;
+    }
+    return s;
+}
+
+void store_close(struct store **s)
+{
+    if (*s == NULL)
+        return;
+    ASSERT((*s)->txn == NULL);
+    if ((*s)->env != NULL)
+        mdb_env_close((*s)->env);
+    if ((*s)->lock_fd >= 0)
+        (void)close((*s)->lock_fd); /* gives the lock up */
+    free(*s);
+    *s = NULL;
+}
+
+uint64_t store_last_id(struct store *s)
+{
+    MDB_txn *txn;
+    MDB_cursor *cursor;
+    uint64_t last = 0;
+    if (mdb_txn_begin(s->env, NULL, MDB_RDONLY, &txn) != 0)
+        return 0;
+    if (mdb_cursor_open(txn, s->envelopes, &cursor) == 0) {
+        MDB_val key, value;
+        if (mdb_cursor_get(cursor, &key, &value, MDB_LAST) == 0 && key.mv_size == ID_KEY)
+            last = bytes_get(key.mv_data, ID_KEY);
+        mdb_cursor_close(cursor);
+    }
+    mdb_txn_abort(txn);
+    return last;
+}
+
+bool store_has_room(struct store *s)
+{
+    uint64_t now = clock_mono_ms();
+    uint64_t checked = atomic_load_explicit(&s->shared.room_checked_ms, memory_order_relaxed);
+    if (checked != 0 && now - checked < ROOM_CHECK_MS)
+        return atomic_load_explicit(&s->shared.has_room, memory_order_relaxed);
+    struct statvfs v;
+    bool room = statvfs(s->path, &v) == 0 && (uint64_t)v.f_bavail * v.f_frsize > s->free_floor_bytes;
+    atomic_store_explicit(&s->shared.has_room, room, memory_order_relaxed);
+    atomic_store_explicit(&s->shared.room_checked_ms, now, memory_order_relaxed);
+    return room;
+}
+
+/* ---- writing ---- */
+
+enum store_status store_begin(struct store *s)
+{
+    ASSERT(s->txn == NULL);
+    return status_of(mdb_txn_begin(s->env, NULL, 0, &s->txn));
+}
+
+static enum store_status put(struct store *s, MDB_dbi table, struct store_key *key, struct slice bytes)
+{
+    MDB_val value = {bytes.len, (void *)(uintptr_t)bytes.ptr};
+    return status_of(mdb_put(s->txn, table, &key->val, &value, 0));
+}
+
+enum store_status store_put_envelope(struct store *s, uint64_t id, struct slice record)
+{
+    struct store_key key;
+    store_key_id(&key, id);
+    return put(s, s->envelopes, &key, record);
+}
+
+enum store_status store_put_chunk(struct store *s, uint64_t id, uint32_t chunk, struct slice bytes)
+{
+    struct store_key key;
+    store_key_part(&key, id, chunk);
+    return put(s, s->contents, &key, bytes);
+}
+
+enum store_status store_put_state(struct store *s, uint64_t id, uint32_t recipient,
+                                  const struct store_state *state)
+{
+    struct store_key key;
+    char record[STORE_STATE_MAX];
+    size_t len = store_state_encode(state, record);
+    store_key_part(&key, id, recipient);
+    return put(s, s->states, &key, slice_of(record, len));
+}
+
+/* Removes all parts of `id` from `table`. */
+static int remove_parts(struct store *s, MDB_dbi table, uint64_t id)
+{
+    MDB_cursor *cursor;
+    struct store_key from;
+    store_key_part(&from, id, 0);
+    int rc = mdb_cursor_open(s->txn, table, &cursor);
+    if (rc != 0)
+        return rc;
+    MDB_val key = from.val, value;
+    rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
+    while (rc == 0 && key.mv_size == PART_KEY && bytes_get(key.mv_data, ID_KEY) == id) {
+        rc = mdb_cursor_del(cursor, 0);
+        if (rc == 0) /* after a deletion this is the entry that took its place */
+            rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+    }
+    mdb_cursor_close(cursor);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+enum store_status store_remove(struct store *s, uint64_t id)
+{
+    struct store_key key;
+    store_key_id(&key, id);
+    int rc = mdb_del(s->txn, s->envelopes, &key.val, NULL);
+    if (rc == 0 || rc == MDB_NOTFOUND)
+        rc = remove_parts(s, s->contents, id);
+    if (rc == 0)
+        rc = remove_parts(s, s->states, id);
+    return status_of(rc);
+}
+
+enum store_status store_commit(struct store *s)
+{
+    ASSERT(s->txn != NULL);
+    int rc = mdb_txn_commit(s->txn);
+    s->txn = NULL;
+    return status_of(rc);
+}
+
+void store_abort(struct store *s)
+{
+    if (s->txn != NULL)
+        mdb_txn_abort(s->txn);
+    s->txn = NULL;
+}

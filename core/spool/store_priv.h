@@ -1,0 +1,40 @@
+/* The store's body, for this folder only. */
+#ifndef ONWARD_CORE_SPOOL_STORE_PRIV_H
+#define ONWARD_CORE_SPOOL_STORE_PRIV_H
+
+#include "core/spool/store.h"
+
+#include <lmdb.h>
+#include <stdatomic.h>
+
+enum { STORE_PATH_MAX = 4096, ID_KEY = 8, PART_KEY = 12 };
+
+struct store {
+    MDB_env *env;
+    MDB_dbi meta, envelopes, contents, states;
+    MDB_txn *txn; /* the committer's, between begin and commit */
+    int lock_fd;
+    uint64_t free_floor_bytes;
+    char path[STORE_PATH_MAX];
+    struct {
+        _Atomic uint64_t room_checked_ms;
+        atomic_bool has_room;
+    } shared;
+};
+
+/* A key on the stack and its LMDB form. */
+struct store_key {
+    unsigned char bytes[PART_KEY];
+    MDB_val val;
+};
+
+/* `id` alone, or with a chunk or recipient number. */
+void store_key_id(struct store_key *k, uint64_t id);
+void store_key_part(struct store_key *k, uint64_t id, uint32_t part);
+
+/* store_state.c: a recipient's state as a record. Decoding treats it as hostile. */
+enum { STORE_STATE_MAX = 1024 };
+size_t store_state_encode(const struct store_state *s, char out[STORE_STATE_MAX]);
+bool store_state_decode(struct slice record, struct store_state *out);
+
+#endif

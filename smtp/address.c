@@ -1,0 +1,163 @@
+#include "smtp/address.h"
+
+enum { LOCAL_MAX = 64, DOMAIN_MAX = 255, PATH_MAX_BYTES = 256 };
+
+static bool is_high(char c)
+{
+    return (unsigned char)c >= 0x80;
+}
+
+/* RFC 5322 3.2.3 atext; UTF-8 is judged apart. */
+static bool is_atext(char c)
+{
+    if (is_high(c))
+        return true;
+    if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'))
+        return true;
+    return c != '\0' && strchr("!#$%&'*+-/=?^_`{|}~", c) != NULL;
+}
+
+static bool is_domain_char(char c)
+{
+    return is_high(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           c == '-' || c == '.' || c == '_'; /* underscore: not of the RFC, but of the world */
+}
+
+/* Whether `s` is well-formed UTF-8 (RFC 3629). */
+static bool is_utf8(struct slice s)
+{
+    for (size_t i = 0; i < s.len;) {
+        unsigned char c = (unsigned char)s.ptr[i];
+        size_t len = c < 0x80 ? 1 : c < 0xc2 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf5 ? 4 : 0;
+        if (len == 0 || len > s.len - i)
+            return false;
+        for (size_t k = 1; k < len; k++)
+            if (((unsigned char)s.ptr[i + k] & 0xc0) != 0x80)
+                return false;
+        unsigned char second = len > 1 ? (unsigned char)s.ptr[i + 1] : 0x80;
+        if ((c == 0xe0 && second < 0xa0) || (c == 0xed && second > 0x9f) ||
+            (c == 0xf0 && second < 0x90) || (c == 0xf4 && second > 0x8f))
+            return false;
+        i += len;
+    }
+    return true;
+}
+
+/* Length of the quoted string at the front, with its quotes; 0 where it is none. */
+static size_t quoted_length(struct slice s)
+{
+    for (size_t i = 1; i < s.len; i++) {
+        char c = s.ptr[i];
+        if (c == '"')
+            return i + 1;
+        if (c == '\\') {
+            if (++i == s.len || s.ptr[i] < ' ' || s.ptr[i] > '~')
+                return 0;
+        } else if ((c < ' ' || c > '~') && !is_high(c)) {
+            return 0;
+        }
+    }
+    return 0;
+}
+
+static size_t dot_string_length(struct slice s)
+{
+    size_t n = 0;
+    while (n < s.len && (is_atext(s.ptr[n]) || (s.ptr[n] == '.' && n > 0 && s.ptr[n - 1] != '.')))
+        n++;
+    return n > 0 && s.ptr[n - 1] == '.' ? 0 : n;
+}
+
+static size_t local_length(struct slice s)
+{
+    if (s.len == 0)
+        return 0;
+    return s.ptr[0] == '"' ? quoted_length(s) : dot_string_length(s);
+}
+
+static size_t domain_length(struct slice s)
+{
+    if (s.len > 0 && s.ptr[0] == '[') {
+        size_t close = slice_find(s, ']');
+        for (size_t i = 1; i < close; i++)
+            if (s.ptr[i] <= ' ' || s.ptr[i] > '~' || s.ptr[i] == '[' || s.ptr[i] == '\\')
+                return 0;
+        return close < s.len ? close + 1 : 0;
+    }
+    size_t n = 0;
+    while (n < s.len && is_domain_char(s.ptr[n]))
+        n++;
+    return n;
+}
+
+/* Reads a mailbox off the front of `*s`. */
+static enum smtp_address_error read_mailbox(struct slice *s, bool allow_utf8,
+                                            struct smtp_address *out)
+{
+    size_t local = local_length(*s);
+    if (local == 0)
+        return SMTP_ADDRESS_SYNTAX;
+    size_t domain = 0, at = local;
+    if (local < s->len && s->ptr[local] == '@') {
+        at = local + 1;
+        domain = domain_length(slice_skip(*s, at));
+        if (domain == 0)
+            return SMTP_ADDRESS_SYNTAX;
+    }
+    out->local = slice_take(*s, local);
+    out->domain = slice_take(slice_skip(*s, at), domain);
+    out->mailbox = slice_take(*s, at + domain);
+    *s = slice_skip(*s, at + domain);
+    if (local > LOCAL_MAX || domain > DOMAIN_MAX || out->mailbox.len > PATH_MAX_BYTES - 2)
+        return SMTP_ADDRESS_TOO_LONG;
+    for (size_t i = 0; i < out->mailbox.len; i++)
+        out->has_utf8 |= is_high(out->mailbox.ptr[i]);
+    if (out->has_utf8 && (!allow_utf8 || !is_utf8(out->mailbox)))
+        return SMTP_ADDRESS_UTF8;
+    return SMTP_ADDRESS_OK;
+}
+
+/* "@one,@two:" in front of a mailbox: accepted and dropped. False where it begins but does not end. */
+static bool skip_source_route(struct slice *s)
+{
+    if (s->len == 0 || s->ptr[0] != '@')
+        return true;
+    size_t colon = slice_find(*s, ':');
+    struct slice route = slice_take(*s, colon);
+    for (size_t i = 0; i < route.len; i++)
+        if (!is_domain_char(route.ptr[i]) && route.ptr[i] != '@' && route.ptr[i] != ',')
+            return false;
+    *s = slice_skip(*s, colon + 1);
+    return colon < PATH_MAX_BYTES && route.len > 1;
+}
+
+enum smtp_address_error smtp_address_read_path(struct slice *input, bool allow_null, bool allow_utf8,
+                                               struct smtp_address *out)
+{
+    *out = (struct smtp_address){.mailbox = SLICE_LIT(""), .local = SLICE_LIT(""), .domain = SLICE_LIT("")};
+    struct slice s = *input;
+    if (s.len == 0 || s.ptr[0] != '<')
+        return SMTP_ADDRESS_SYNTAX;
+    s = slice_skip(s, 1);
+    if (allow_null && s.len > 0 && s.ptr[0] == '>') {
+        *input = slice_skip(s, 1);
+        return SMTP_ADDRESS_OK;
+    }
+    if (!skip_source_route(&s))
+        return SMTP_ADDRESS_SYNTAX;
+    enum smtp_address_error error = read_mailbox(&s, allow_utf8, out);
+    if (error != SMTP_ADDRESS_OK)
+        return error;
+    if (s.len == 0 || s.ptr[0] != '>')
+        return SMTP_ADDRESS_SYNTAX;
+    *input = slice_skip(s, 1);
+    return SMTP_ADDRESS_OK;
+}
+
+enum smtp_address_error smtp_address_read_mailbox(struct slice text, bool allow_utf8,
+                                                  struct smtp_address *out)
+{
+    *out = (struct smtp_address){.mailbox = SLICE_LIT(""), .local = SLICE_LIT(""), .domain = SLICE_LIT("")};
+    enum smtp_address_error error = read_mailbox(&text, allow_utf8, out);
+    return error == SMTP_ADDRESS_OK && text.len > 0 ? SMTP_ADDRESS_SYNTAX : error;
+}

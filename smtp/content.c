@@ -1,0 +1,263 @@
+#include "smtp/content.h"
+
+#include "core/base/assert.h"
+
+enum { LINE_START_ROOM = 4 }; /* a step may put two held-back bytes and CRLF besides its run */
+
+void smtp_content_begin(struct smtp_content *c, enum smtp_content_mode mode,
+                        const struct smtp_content_limits *limits, struct buf *out)
+{
+    *c = (struct smtp_content){.limits = *limits,
+                               .mode = mode,
+                               .out = out,
+                               .date_line = SLICE_LIT(""),
+                               .message_id_line = SLICE_LIT(""),
+                               .in_header = true};
+}
+
+static void fail(struct smtp_content *c, enum smtp_content_error error)
+{
+    if (c->error == SMTP_CONTENT_OK)
+        c->error = error;
+}
+
+void smtp_content_drop(struct smtp_content *c)
+{
+    fail(c, SMTP_CONTENT_DROPPED);
+}
+
+static size_t room(const struct smtp_content *c)
+{
+    return c->out->bound - buf_len(c->out);
+}
+
+/* The caller has made sure of the room. */
+static void put(struct smtp_content *c, struct slice s)
+{
+    if (c->error != SMTP_CONTENT_OK || s.len == 0)
+        return;
+    if (c->bytes + s.len > c->limits.bytes_max) {
+        fail(c, SMTP_CONTENT_TOO_LARGE);
+        return;
+    }
+    buf_append(c->out, s);
+    if (!buf_ok(c->out)) { /* out of memory: the bound was looked at before */
+        buf_clear(c->out);
+        fail(c, SMTP_CONTENT_TOO_LARGE);
+        return;
+    }
+    c->bytes += s.len;
+}
+
+/* ---- the header section ---- */
+
+static bool head_is(const struct smtp_content *c, struct slice name)
+{
+    return c->head_len >= name.len && memcmp(c->head, name.ptr, name.len) == 0;
+}
+
+static void note_head(struct smtp_content *c, struct slice run)
+{
+    for (size_t i = 0; i < run.len && c->head_len < sizeof c->head; i++) {
+        char ch = run.ptr[i];
+        c->head[c->head_len++] = ch >= 'A' && ch <= 'Z' ? (char)(ch | 0x20) : ch;
+    }
+}
+
+/* A line of the header section has ended: which field was it? */
+static void note_field(struct smtp_content *c)
+{
+    if (head_is(c, SLICE_LIT("received:")) && ++c->received > c->limits.received_max)
+        fail(c, SMTP_CONTENT_LOOP); /* RFC 5321 6.3 */
+    c->has_date |= head_is(c, SLICE_LIT("date:"));
+    c->has_message_id |= head_is(c, SLICE_LIT("message-id:"));
+    c->seen_field = true;
+}
+
+/* Puts in what the header section lacks; then it is over. There is room: every step saw to it. */
+static void end_fields(struct smtp_content *c)
+{
+    if (!c->has_date)
+        put(c, c->date_line);
+    if (!c->has_message_id)
+        put(c, c->message_id_line);
+    c->in_header = false;
+}
+
+/* The blank line behind the header section. */
+static void end_header(struct smtp_content *c)
+{
+    end_fields(c);
+    put(c, SLICE_LIT("\r\n"));
+    c->header_bytes = (uint32_t)c->bytes;
+}
+
+/* Does the content's first line look like a field ("Name:"), as far as it is known? */
+static bool looks_like_field(struct slice line)
+{
+    size_t n = 0;
+    while (n < line.len && line.ptr[n] > ' ' && line.ptr[n] < 0x7f && line.ptr[n] != ':')
+        n++;
+    return n > 0 && (n == line.len || line.ptr[n] == ':');
+}
+
+/* ---- lines ---- */
+
+/* The line's end, CRLF, has been read and put out. */
+static void end_line(struct smtp_content *c)
+{
+    if (c->in_header && c->head_len > 0 && c->head[0] != ' ' && c->head[0] != '\t')
+        note_field(c);
+    c->line_bytes = 0;
+    c->head_len = 0;
+}
+
+/* A run of bytes without CR, LF or NUL within the line. */
+static void put_run(struct smtp_content *c, struct slice run)
+{
+    if (run.len == 0)
+        return;
+    if (c->line_bytes == 0 && run.ptr[0] == '.')
+        c->has_dot_lines = true;
+    if (c->in_header)
+        note_head(c, run);
+    c->line_bytes += run.len;
+    if (c->line_bytes + 2 > c->limits.line_bytes_max)
+        fail(c, SMTP_CONTENT_LINE_TOO_LONG);
+    put(c, run);
+}
+
+static bool has_high_bit(struct slice s)
+{
+    uint64_t all = 0, word;
+    size_t i = 0;
+    for (; i + sizeof word <= s.len; i += sizeof word) {
+        memcpy(&word, s.ptr + i, sizeof word);
+        all |= word;
+    }
+    for (; i < s.len; i++)
+        all |= (uint64_t)(unsigned char)s.ptr[i];
+    return (all & UINT64_C(0x8080808080808080)) != 0;
+}
+
+/* Length of the longest prefix without CR, LF and NUL. */
+static size_t plain_length(struct slice s)
+{
+    size_t lf = slice_find(s, '\n'); /* the line is searched three times by memchr: far faster than once by byte */
+    s.len = lf;
+    s.len = slice_find(s, '\r');
+    return slice_find(s, '\0');
+}
+
+/* A CR was read before: only LF may follow. Returns END at the end-of-data line. */
+static enum smtp_content_status after_cr(struct smtp_content *c, char next)
+{
+    c->after_cr = false;
+    if (next != '\n') {
+        fail(c, SMTP_CONTENT_BARE_CR);
+        c->only_dot = false;
+        c->line_bytes = 1; /* whatever follows is within a line */
+        return SMTP_CONTENT_MORE;
+    }
+    if (c->only_dot)
+        return SMTP_CONTENT_END;
+    if (c->in_header && c->line_bytes == 0) { /* the blank line */
+        end_header(c);
+        return SMTP_CONTENT_MORE;
+    }
+    put(c, SLICE_LIT("\r\n"));
+    end_line(c);
+    return SMTP_CONTENT_MORE;
+}
+
+static size_t insert_room(const struct smtp_content *c)
+{
+    return c->in_header ? c->date_line.len + c->message_id_line.len + 2 : 0;
+}
+
+/* One step at a line's start in DATA mode: a dot is held back until the next byte tells what it is. True: it was used. */
+static bool hold_dot(struct smtp_content *c, char ch)
+{
+    if (c->mode != SMTP_CONTENT_DATA || c->line_bytes > 0 || c->only_dot || ch != '.')
+        return false;
+    c->only_dot = true;
+    return true;
+}
+
+/* Uses one run or one special byte of `s`. Returns how much; sets `*status_out` at the end of data. */
+static size_t step(struct smtp_content *c, struct slice s, enum smtp_content_status *status_out)
+{
+    char ch = s.ptr[0];
+    if (c->after_cr) {
+        *status_out = after_cr(c, ch);
+        return ch == '\n' ? 1 : 0;
+    }
+    if (ch == '\r') {
+        c->after_cr = true;
+        return 1;
+    }
+    if (ch == '\n' || ch == '\0') {
+        fail(c, ch == '\n' ? SMTP_CONTENT_BARE_LF : SMTP_CONTENT_NUL);
+        c->only_dot = false;
+        c->line_bytes = 1; /* no bare LF ever makes a line start: that is the point */
+        return 1;
+    }
+    if (hold_dot(c, ch))
+        return 1;
+    c->only_dot = false; /* the dot was stuffing: gone, and the line begins with what follows */
+    struct slice run = slice_take(s, plain_length(s));
+    if (c->error == SMTP_CONTENT_OK)
+        run = slice_take(run, room(c) - LINE_START_ROOM - insert_room(c));
+    if (has_high_bit(run)) {
+        c->has_8bit = true;
+        c->has_utf8_header |= c->in_header;
+    }
+    put_run(c, run);
+    return run.len;
+}
+
+/* The very first bytes decide whether there is a header section at all (RFC 5322 2.2: else an own one goes in front). */
+static void judge_first_line(struct smtp_content *c, struct slice rest)
+{
+    bool at_start = c->in_header && !c->seen_field && c->line_bytes == 0 && !c->after_cr && !c->only_dot;
+    if (!at_start || rest.ptr[0] == '\r' || rest.ptr[0] == '.')
+        return;
+    if (looks_like_field(slice_take(rest, plain_length(rest))))
+        c->seen_field = true;
+    else
+        end_header(c);
+}
+
+enum smtp_content_status smtp_content_feed(struct smtp_content *c, struct slice input,
+                                           size_t *used_out)
+{
+    *used_out = 0;
+    enum smtp_content_status status = SMTP_CONTENT_MORE;
+    while (*used_out < input.len && status == SMTP_CONTENT_MORE) {
+        if (c->error == SMTP_CONTENT_OK && room(c) <= LINE_START_ROOM + insert_room(c))
+            return SMTP_CONTENT_FULL;
+        struct slice rest = slice_skip(input, *used_out);
+        judge_first_line(c, rest);
+        *used_out += step(c, rest, &status);
+    }
+    if (status == SMTP_CONTENT_END && c->in_header && c->error == SMTP_CONTENT_OK)
+        end_header(c); /* a header section only: room was seen to above */
+    return status;
+}
+
+enum smtp_content_status smtp_content_finish(struct smtp_content *c)
+{
+    if (c->error != SMTP_CONTENT_OK)
+        return SMTP_CONTENT_END;
+    if (room(c) < LINE_START_ROOM + insert_room(c))
+        return SMTP_CONTENT_FULL;
+    if (c->after_cr)
+        fail(c, SMTP_CONTENT_BARE_CR);
+    if (c->line_bytes > 0) { /* BDAT need not end in CRLF; what we pass on must */
+        put(c, SLICE_LIT("\r\n"));
+        end_line(c);
+    }
+    if (c->in_header)
+        end_header(c);
+    return SMTP_CONTENT_END;
+}

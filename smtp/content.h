@@ -1,0 +1,71 @@
+/* Decoding a message's content as it arrives (RFC 5321 4.1.1.4, 4.5.2; RFC 3030 for BDAT).
+ *
+ * Bytes are copied in runs into the driver's `content` buffer, dots unstuffed (DATA only), and watched on the way: line ends
+ * must be CRLF (a bare CR or LF is how one server's end of data becomes another's second message, "smuggling"), lines and
+ * the whole are bounded, Received fields are counted, and Date and Message-ID are put in at the end of a header section
+ * that lacks them. What is refused is read on to its true end, so that the dialogue stays in step. */
+#ifndef ONWARD_SMTP_CONTENT_H
+#define ONWARD_SMTP_CONTENT_H
+
+#include "core/base/buf.h"
+
+enum smtp_content_mode { SMTP_CONTENT_DATA, SMTP_CONTENT_BDAT };
+
+enum smtp_content_error {
+    SMTP_CONTENT_OK,
+    SMTP_CONTENT_BARE_CR,
+    SMTP_CONTENT_BARE_LF,
+    SMTP_CONTENT_NUL,
+    SMTP_CONTENT_LINE_TOO_LONG,
+    SMTP_CONTENT_TOO_LARGE,
+    SMTP_CONTENT_LOOP,
+    SMTP_CONTENT_DROPPED, /* the driver refused it */
+};
+
+enum smtp_content_status {
+    SMTP_CONTENT_MORE, /* all input used */
+    SMTP_CONTENT_FULL, /* `out` is full: empty it and go on */
+    SMTP_CONTENT_END,  /* DATA: the end-of-data line was read */
+};
+
+struct smtp_content_limits {
+    uint64_t bytes_max;
+    unsigned line_bytes_max; /* with CRLF */
+    unsigned received_max;
+};
+
+struct smtp_content {
+    struct smtp_content_limits limits;
+    enum smtp_content_mode mode;
+    enum smtp_content_error error;
+    struct buf *out;
+    struct slice date_line;       /* "Date: ...\r\n", put in where missing; or "" */
+    struct slice message_id_line;
+    uint64_t bytes;        /* put into `out` since begin */
+    uint32_t header_bytes; /* of them, up to and with the blank line; set when it was seen */
+    unsigned received;
+    size_t line_bytes;     /* of the line under way, without its end */
+    char head[16];         /* its first bytes, lower case: names the field */
+    uint8_t head_len;
+    bool after_cr;         /* the last byte read was a CR */
+    bool only_dot;         /* DATA: the line so far is a single dot, which is held back */
+    bool in_header;
+    bool has_date, has_message_id;
+    bool seen_field;       /* the first line was a header field */
+    bool has_8bit, has_dot_lines, has_utf8_header;
+};
+
+void smtp_content_begin(struct smtp_content *c, enum smtp_content_mode mode,
+                        const struct smtp_content_limits *limits, struct buf *out);
+
+/* Uses input up to the end, to a full `out`, or (DATA) through the end-of-data line. */
+enum smtp_content_status smtp_content_feed(struct smtp_content *c, struct slice input,
+                                           size_t *used_out);
+
+/* BDAT LAST was read whole: ends an open line and an open header section. FULL: empty `out` and call again. */
+enum smtp_content_status smtp_content_finish(struct smtp_content *c);
+
+/* Whatever still comes is read and dropped. */
+void smtp_content_drop(struct smtp_content *c);
+
+#endif
