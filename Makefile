@@ -10,13 +10,15 @@ VERSION  := 0.1.0
 BUILD    := build/$(VARIANT)
 
 # What Debian 12 packages each job needs; make demo and make check install what is missing.
-BUILD_PACKAGES := gcc libc6-dev pkg-config libunbound-dev libjemalloc-dev liblmdb-dev libck-dev libcyaml-dev libyaml-dev libssl-dev \
+BUILD_PACKAGES := gcc libc6-dev pkg-config libunbound-dev libjemalloc-dev liblmdb-dev libck-dev libyaml-dev libssl-dev \
                   libidn2-dev libjansson-dev libsystemd-dev
 RUN_PACKAGES   := dns-root-data
 TEST_PACKAGES  := libcmocka-dev nsd postfix swaks openssl python3 iproute2 clang libclang-rt-14-dev procps
 DEMO_PACKAGES  := nsd postfix swaks python3
 
-CC       ?= gcc
+ifeq ($(origin CC),default)
+  CC     := gcc
+endif
 WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wswitch-enum -Wmissing-prototypes -Wstrict-prototypes -Werror
 HARDEN   := -fstack-protector-strong -fstack-clash-protection -fcf-protection -fPIE
 LINK     := -pie -Wl,-z,relro,-z,now,-z,noexecstack
@@ -30,15 +32,17 @@ else ifeq ($(VARIANT),clang)
   OPTIMIZE := -O2 -g -D_FORTIFY_SOURCE=2
   MALLOC   := -ljemalloc
 else ifeq ($(VARIANT),asan)
+  DEFINES += -DONWARD_NO_JEMALLOC
   OPTIMIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -DONWARD_HOT_ASSERTS
 else ifeq ($(VARIANT),tsan)
+  DEFINES += -DONWARD_NO_JEMALLOC
   OPTIMIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=thread -DONWARD_HOT_ASSERTS
 else
   $(error VARIANT is release, clang, asan or tsan)
 endif
 
 CFLAGS   := -std=c11 $(WARNINGS) $(HARDEN) $(OPTIMIZE) $(DEFINES) -I. -MMD -MP
-LIBS     := -lunbound -llmdb -lck -lcyaml -lyaml -lssl -lcrypto -lidn2 -ljansson -lsystemd -lpthread $(MALLOC)
+LIBS     := -lunbound -llmdb -lck -lyaml -lssl -lcrypto -lidn2 -ljansson -lsystemd -lpthread $(MALLOC)
 
 SOURCES  := $(sort $(wildcard core/*.c core/*/*.c dns/*.c smtp/*.c workers/*.c workers/*/*.c))
 OBJECTS  := $(SOURCES:%.c=$(BUILD)/%.o)
@@ -60,11 +64,13 @@ onward: $(BUILD)/onward
 	@cp -f $< $@
 
 $(BUILD)/onward: $(OBJECTS)
-	$(CC) $(CFLAGS) $(LINK) -o $@ $(OBJECTS) $(LIBS)
+	@echo "  LINK  $@"
+	@$(CC) $(CFLAGS) $(LINK) -o $@ $(OBJECTS) $(LIBS)
 
 $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -c -o $@ $<
+	@echo "  CC    $<"
+	@$(CC) $(CFLAGS) -c -o $@ $<
 
 # ---- what a newcomer runs ----
 
@@ -102,7 +108,8 @@ libs_of    = $(shell sed -n 's|^/\* LIBS: \(.*\) \*/|\1|p' $(1))
 define unit_rule
 $(BUILD)/tests/$(1): $(BUILD)/tests/unit/$(1).o $(patsubst %.c,$(BUILD)/%.o,$(call sources_of,tests/unit/$(1).c))
 	@mkdir -p $$(@D)
-	$$(CC) $$(CFLAGS) $$(LINK) -o $$@ $$^ -lcmocka $(call libs_of,tests/unit/$(1).c) -lpthread
+	@echo "  LINK  $$@"
+	@$$(CC) $$(CFLAGS) $$(LINK) -o $$@ $$^ -lcmocka $(call libs_of,tests/unit/$(1).c) -lpthread
 endef
 $(foreach t,$(UNITS:tests/unit/%.c=%),$(eval $(call unit_rule,$(t))))
 
@@ -111,7 +118,8 @@ fuzz: $(FUZZ_BINARIES) ## build the fuzzers (clang, libFuzzer) into build/fuzz
 define fuzz_rule
 build/fuzz/$(1): tests/fuzz/$(1).c $(call sources_of,tests/fuzz/$(1).c)
 	@mkdir -p $$(@D)
-	clang -std=c11 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all $$(DEFINES) -DONWARD_HOT_ASSERTS \
+	@echo "  FUZZ  $$@"
+	@clang -std=c11 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all $$(DEFINES) -DONWARD_HOT_ASSERTS \
 	    -I. -o $$@ $$^ $(call libs_of,tests/fuzz/$(1).c) -lpthread
 endef
 $(foreach t,$(FUZZERS:tests/fuzz/%.c=%),$(eval $(call fuzz_rule,$(t))))

@@ -1,15 +1,15 @@
 /* A route in the making: what DNS has said about a domain so far, and the conclusion from it (RFC
  * 5321 5.1, RFC 7505). Pure computation: no look-ups, no clock, no threads.
  *
- *   draft_init -> draft_take_mx -> draft_take_addresses for each exchange and family ->
- * draft_finish
+ *   draft_init -> draft_take_mx -> draft_take_addresses, each exchange and family -> draft_finish
  *
- * | answer for MX         | exchanges                       | else |
- * |-----------------------|---------------------------------|---------------------------------------|
- * | records               | valid names, best 64            | nothing but ".": LOCAL_NULL_MX | |
- * NODATA                | the domain itself, preference 0 |                                       |
- * | NXDOMAIN              |                                 | LOCAL_NXDOMAIN | | failed, bogus | |
- * LOCAL_DNS_TEMPFAIL, LOCAL_DNS_BOGUS   |
+ *   answer for MX   exchanges                         or else
+ *   -------------   -------------------------------   ----------------------------------------
+ *   records         the best 64 with a valid name     LOCAL_NULL_MX where there is but "."
+ *   NODATA          the domain itself, preference 0
+ *   NXDOMAIN                                          LOCAL_NXDOMAIN
+ *   failed                                            LOCAL_DNS_TEMPFAIL
+ *   bogus                                             LOCAL_DNS_BOGUS
  *
  * Then our own host and all of its preference or worse are cut (nothing left: LOCAL_MAIL_LOOP). No
  * address left: LOCAL_DNS_BOGUS or LOCAL_DNS_TEMPFAIL where a look-up failed, LOCAL_NO_ADDRESS for

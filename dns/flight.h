@@ -1,8 +1,8 @@
 /* A flight: one look-up of one domain, from its MX to a finished route.
  *
- *   ASKS_MX ---MX, or none and so the domain itself---> ASKS_ADDRESSES ---all in, or time is up--->
- * LANDED
- *      \------- NXDOMAIN, null MX, failure, time is up -------------------------------------------/
+ *   ASKS_MX ---MX, or none and so the domain itself---> ASKS_ADDRESSES ---all in or time is up--+
+ *      |                                                                                        v
+ *      +------- NXDOMAIN, null MX, failure, time is up ----------------------------------> LANDED
  *
  * libunbound calls back from within ub_resolve_event where it has the answer already, and its
  * packet lies in a buffer that the next call overwrites. So an answer is only read there, into the

@@ -2,6 +2,7 @@
 
 #include "core/base/assert.h"
 #include "core/base/clock.h"
+#include "core/base/net.h"
 #include "core/queue/schedule.h"
 #include "workers/control.h"
 #include "workers/inbound/client_counts.h"
@@ -92,13 +93,13 @@ static void on_damaged(void *context, uint64_t id)
 
 /* ---- status ---- */
 
-static void add_status(void *context, void *json_object)
+static void add_status(void *context, void *answer)
 {
     const struct relay *r = context;
-    json_t *workers = json_object_get(json_object, "workers");
+    json_t *workers = json_object_get(answer, "workers");
     if (workers == NULL) {
         workers = json_object();
-        (void)json_object_set_new(json_object, "workers", workers);
+        (void)json_object_set_new(answer, "workers", workers);
     }
 #define X(name)                                                                                    \
     {                                                                                              \
@@ -109,9 +110,9 @@ static void add_status(void *context, void *json_object)
     }
     WORKER_FIGURES(X)
 #undef X
-    (void)json_object_set_new(json_object, "log_dropped",
+    (void)json_object_set_new(answer, "log_dropped",
                               json_integer((json_int_t)log_dropped(r->parts.log)));
-    (void)json_object_set_new(json_object, "draining",
+    (void)json_object_set_new(answer, "draining",
                               json_boolean(atomic_load(&r->parts.shared->draining)));
 }
 

@@ -116,6 +116,10 @@ struct config {
 
 /* Reads and checks the file. NULL with `error`: "file:line: key: what is wrong; what was expected". */
 struct config *config_load(const char *path, struct error *error);
+
+/* The same from memory; `name` stands for the file in errors. */
+struct config *config_load_text(const char *text, size_t len, const char *name, struct error *error);
+
 void config_free(struct config **c);
 
 /* What a reload cannot change (spool path, listeners, threads...): the first key that differs, or NULL. */

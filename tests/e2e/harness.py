@@ -40,7 +40,7 @@ SANITIZED = any(word in str(BINARY) for word in ("asan", "tsan"))
 
 ORIGIN = "example.net"
 RELAY_NAME = f"relay.{ORIGIN}"
-WAIT_LIMIT = 30.0  # seconds for anything that should take none
+WAIT_LIMIT = 20.0  # seconds for anything that should take none
 TEST_LIMIT = 60  # seconds for one test, unless its class says otherwise
 STOP_LIMIT = 60.0
 

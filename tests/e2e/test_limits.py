@@ -115,7 +115,7 @@ class MessageLimits(LimitTest):
 
 class Room(LimitTest):
     def test_without_room_on_the_disk_mail_gets_452(self) -> None:
-        world = self.world(spool={"free_floor": "900TB"})
+        world = self.world(spool={"free_floor": "90TB"})
         relay = world.start()
         with relay.connect() as client:
             client.ehlo()
@@ -123,7 +123,7 @@ class Room(LimitTest):
             self.assertEqual((code, text[:5]), (452, b"4.3.1"))
 
     def test_a_full_spool_refuses_and_loses_nothing(self) -> None:
-        world = self.world(spool={"map_size": "8MB"})
+        world = self.world(spool={"map_size": "10MB"})
         flag = world.folder / "full"
         flag.touch()
         domain, _ = world.domain("one", f"reply@MAIL=450 4.7.1 Not now;while={flag}")

@@ -389,7 +389,7 @@ class Session:
         lines += [word for name, word in words.items() if self.behaviour.offers(name)]
         if "starttls" in self.behaviour.words and not self.tls:
             lines.append("STARTTLS")
-        return "\r\n".join(f"250-{line}" for line in lines[:-1]) + f"\r\n250 {lines[-1]}"
+        return "\r\n".join([*(f"250-{line}" for line in lines[:-1]), f"250 {lines[-1]}"])
 
     async def on_helo(self, name: str) -> None:
         self.reset_transaction()

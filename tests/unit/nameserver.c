@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -114,6 +115,7 @@ bool nameserver_start(struct nameserver *n, const struct nameserver_zone *zones)
     (void)snprintf(conf, sizeof conf, "%s/nsd.conf", n->directory);
     n->pid = fork();
     if (n->pid == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGTERM); /* a test that crashes leaves no server behind */
         (void)execl(NSD_FILE, "nsd", "-d", "-c", conf, (char *)NULL);
         _exit(127);
     }

@@ -18,6 +18,7 @@
 struct probe {
     struct ub_event *event;
     struct probe *victim; /* taken off when this one is called */
+    struct probe *heir;   /* then added, and so in the victim's slot */
     bool frees_victim;
     bool again; /* adds its zero timeout anew */
     unsigned calls;
@@ -43,6 +44,8 @@ static void on_event(int fd, short bits, void *arg)
     } else {
         (void)victim->event->vmt->del(victim->event);
     }
+    if (p->heir != NULL)
+        (void)p->heir->event->vmt->add(p->heir->event, NULL);
 }
 
 static void make(struct event_base *b, struct probe *p, int fd, short bits)
@@ -145,6 +148,34 @@ static void event_taken_off_meanwhile_is_not_called(void **state)
     }
 }
 
+/* As above, and the registration goes to another event at once, on a descriptor that is not ready.
+ */
+static void stale_readiness_is_not_taken_for_that_of_a_new_event(void **state)
+{
+    (void)state;
+    struct event_base *b = event_base_create();
+    struct probe heir = {.calls = 0}, p = {.heir = &heir}, q = {.heir = &heir};
+    int fds[2] = {readable_fd(), readable_fd()};
+    int quiet_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    make(b, &p, fds[0], UB_EV_READ | UB_EV_PERSIST);
+    make(b, &q, fds[1], UB_EV_READ | UB_EV_PERSIST);
+    make(b, &heir, quiet_fd, UB_EV_READ | UB_EV_PERSIST);
+    p.victim = &q;
+    q.victim = &p;
+    (void)p.event->vmt->add(p.event, NULL);
+    (void)q.event->vmt->add(q.event, NULL);
+    turn(b);
+    assert_int_equal(p.calls + q.calls, 1);
+    assert_int_equal(heir.calls, 0);
+    drop(&p);
+    drop(&q);
+    drop(&heir);
+    (void)close(fds[0]);
+    (void)close(fds[1]);
+    (void)close(quiet_fd);
+    event_base_destroy(&b);
+}
+
 static void zero_timeout_is_called_in_the_same_turn_and_once(void **state)
 {
     (void)state;
@@ -214,6 +245,7 @@ int main(void)
         cmocka_unit_test(ready_descriptor_is_told_as_long_as_it_is_added),
         cmocka_unit_test(bits_can_be_changed_while_it_is_off),
         cmocka_unit_test(event_taken_off_meanwhile_is_not_called),
+        cmocka_unit_test(stale_readiness_is_not_taken_for_that_of_a_new_event),
         cmocka_unit_test(zero_timeout_is_called_in_the_same_turn_and_once),
         cmocka_unit_test(timer_comes_when_due_unless_taken_off),
         cmocka_unit_test(wake_descriptor_ends_the_wait_and_calls_nobody),

@@ -1,0 +1,383 @@
+#include "workers/control_priv.h"
+
+#include "core/base/assert.h"
+#include "core/base/clock.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum { IDLE_LIMIT_MS = 30000, REQUESTS_PER_TURN = 4 };
+
+static void pump(struct control_client *c);
+
+/* ---- answering ---- */
+
+void control_say(struct control_client *c, json_t *object)
+{
+    char *text = json_dumps(object, JSON_COMPACT | JSON_PRESERVE_ORDER);
+    json_decref(object);
+    if (text == NULL)
+        return;
+    buf_append_str(&c->out, text);
+    buf_append_str(&c->out, "\n");
+    free(text);
+}
+
+void control_done(struct control_client *c, json_t *object)
+{
+    if (object == NULL)
+        object = json_object();
+    (void)json_object_set_new(object, "done", json_true());
+    control_say(c, object);
+}
+
+void control_error(struct control_client *c, const char *format, ...)
+{
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    control_done(c, json_pack("{s:o}", "error", control_text(slice_str(text))));
+}
+
+json_t *control_text(struct slice s)
+{
+    json_t *text = json_stringn(s.ptr, s.len);
+    if (text != NULL)
+        return text;
+    char *copy = malloc(s.len + 1);
+    for (size_t i = 0; copy != NULL && i < s.len; i++)
+        copy[i] = s.ptr[i] >= ' ' && s.ptr[i] < 0x7f ? s.ptr[i] : '?';
+    text = copy != NULL ? json_stringn(copy, s.len) : json_null();
+    free(copy);
+    return text;
+}
+
+json_t *control_reply(const struct reply *r)
+{
+    char status[32];
+    (void)snprintf(status, sizeof status, "%u.%u.%u", (unsigned)r->class, (unsigned)r->subject, (unsigned)r->detail);
+    return json_pack("{s:i,s:s,s:o}", "code", reply_is_local(r) ? 0 : (int)r->code, "status", status, "text",
+                     control_text(slice_of(r->text, r->text_len)));
+}
+
+void control_status(struct control_client *c, const json_t *request)
+{
+    (void)request;
+    const struct control_options *o = &c->control->options;
+    struct committer_figures f = committer_figures(o->committer);
+    struct resolver_figures d = resolver_figures(o->resolver);
+    json_t *status = json_pack(
+        "{s:{s:I,s:I,s:I,s:I,s:I},s:{s:I,s:I,s:I,s:I,s:I},s:b}", "spool", "messages_queued", (json_int_t)f.messages_queued,
+        "recipients_queued", (json_int_t)f.recipients_queued, "commits", (json_int_t)f.commits, "messages_stored",
+        (json_int_t)f.messages, "outcomes", (json_int_t)f.outcomes, "dns", "flights", (json_int_t)d.flights, "cache_hits",
+        (json_int_t)d.cache_hits, "cache_misses", (json_int_t)d.cache_misses, "failures", (json_int_t)d.failures, "cached",
+        (json_int_t)d.cached, "has_room", store_has_room(o->store));
+    if (status != NULL && o->add_status != NULL)
+        o->add_status(o->context, status);
+    control_done(c, status);
+}
+
+/* ---- requests ---- */
+
+static void run_request(struct control_client *c, struct slice line)
+{
+    static const struct {
+        const char *op;
+        void (*run)(struct control_client *c, const json_t *request);
+    } table[] = {
+        {"queue.list", control_queue_list},   {"queue.show", control_queue_show},   {"queue.hold", control_queue_edit},
+        {"queue.release", control_queue_edit}, {"queue.retry", control_queue_edit}, {"queue.bounce", control_queue_edit},
+        {"health.list", control_health_list}, {"health.demote", control_health_edit}, {"health.clear", control_health_edit},
+        {"route", control_route},             {"status", control_status},
+    };
+    json_error_t error;
+    json_t *request = json_loadb(line.ptr, line.len, JSON_REJECT_DUPLICATES, &error);
+    const char *op = json_string_value(json_object_get(request, "op"));
+    if (op == NULL) {
+        control_error(c, "not a request: expected one JSON object with \"op\" on a line");
+        json_decref(request);
+        return;
+    }
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (strcmp(op, table[i].op) == 0) {
+            table[i].run(c, request);
+            json_decref(request);
+            return;
+        }
+    control_error(c, "unknown op %.60s", op);
+    json_decref(request);
+}
+
+/* ---- clients ---- */
+
+static void free_client(struct control_client *c)
+{
+    list_remove(&c->link);
+    c->control->client_count--;
+    buf_fini(&c->in);
+    buf_fini(&c->out);
+    free(c);
+}
+
+static void close_client(struct control_client *c)
+{
+    if (c->closed)
+        return;
+    c->closed = true;
+    timer_disarm(&c->control->timers, &c->idle);
+    conn_close(&c->conn);
+    if (!c->busy)
+        free_client(c);
+}
+
+void control_resume(struct control_client *c)
+{
+    ASSERT(c->busy);
+    c->busy = false;
+    if (c->closed)
+        free_client(c);
+    else
+        pump(c);
+}
+
+static void on_idle(struct timer *timer, void *owner)
+{
+    (void)owner;
+    close_client(CONTAINER_OF(timer, struct control_client, idle));
+}
+
+/* Runs the next whole line, if there is one. False: nothing to run now. */
+static bool run_next(struct control_client *c)
+{
+    struct slice in = buf_slice(&c->in);
+    size_t lf = slice_find(in, '\n');
+    if (c->busy || lf == in.len)
+        return false;
+    struct slice line = slice_take(in, lf);
+    run_request(c, line);
+    buf_consume(&c->in, lf + 1);
+    if (!buf_ok(&c->out)) { /* longer than any answer may be: say so instead */
+        buf_clear(&c->out);
+        control_error(c, "the answer is too long; ask for less with \"limit\"");
+    }
+    return true;
+}
+
+static bool receive(struct control_client *c)
+{
+    char bytes[4096];
+    size_t len = 0;
+    enum net_status status = conn_read(&c->conn, bytes, sizeof bytes, &len);
+    if (status == NET_AGAIN)
+        return true;
+    if (status != NET_OK)
+        return false;
+    buf_append(&c->in, slice_of(bytes, len));
+    return buf_ok(&c->in); /* a line longer than any request: go away */
+}
+
+static void pump(struct control_client *c)
+{
+    timer_arm(&c->control->timers, &c->idle, clock_mono_ms() + IDLE_LIMIT_MS);
+    for (;;) {
+        enum net_status status = conn_flush(&c->conn, &c->out);
+        if (status == NET_AGAIN)
+            return; /* a slow reader waits with its own answer only */
+        if (status != NET_OK) {
+            close_client(c);
+            return;
+        }
+        if (run_next(c))
+            continue;
+        if (c->busy || !c->conn.readable)
+            return;
+        if (!receive(c)) {
+            close_client(c);
+            return;
+        }
+    }
+}
+
+static void on_client_ready(struct watch *watch, unsigned events)
+{
+    struct control_client *c = CONTAINER_OF(watch, struct control_client, conn.watch);
+    conn_note(&c->conn, events);
+    pump(c);
+}
+
+static void on_connection(struct watch *watch, unsigned events)
+{
+    (void)events;
+    struct control *control = CONTAINER_OF(watch, struct control, listener_watch);
+    int fd = accept4(control->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0)
+        return;
+    struct control_client *c = control->client_count < CONTROL_CLIENTS_MAX ? calloc(1, sizeof *c) : NULL;
+    if (c == NULL) {
+        (void)close(fd);
+        return;
+    }
+    c->control = control;
+    buf_init(&c->in, CONTROL_LINE_MAX);
+    buf_init(&c->out, CONTROL_ANSWER_MAX);
+    list_init(&c->link);
+    timer_init(&c->idle, on_idle);
+    control->client_count++;
+    list_push_back(&control->clients, &c->link);
+    if (!conn_open(&c->conn, control->poller, fd, on_client_ready)) {
+        free_client(c);
+        return;
+    }
+    pump(c);
+}
+
+/* ---- the thread ---- */
+
+static void on_mailbox(struct watch *watch, unsigned events)
+{
+    (void)watch, (void)events;
+}
+
+static void *run(void *context)
+{
+    struct control *c = context;
+    while (!c->stopping || c->client_count > 0) {
+        int count = 0;
+        if (mailbox_prepare_sleep(&c->mailbox)) {
+            count = poller_fetch(c->poller, timer_wheel_wait_ms(&c->timers, clock_mono_ms()));
+            mailbox_awake(&c->mailbox);
+        }
+        (void)mailbox_deliver(&c->mailbox);
+        poller_dispatch(c->poller, count);
+        (void)timer_wheel_advance(&c->timers, clock_mono_ms());
+        if (!c->stopping)
+            continue;
+        for (struct link *l = c->clients.next; l != &c->clients;) { /* busy ones wait for their answer */
+            struct control_client *client = CONTAINER_OF(l, struct control_client, link);
+            l = l->next;
+            close_client(client);
+        }
+    }
+    return NULL;
+}
+
+/* ---- the socket ---- */
+
+static bool is_alive(const struct sockaddr_un *address)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool alive = fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof *address) == 0;
+    if (fd >= 0)
+        (void)close(fd);
+    return alive;
+}
+
+static void make_directory(const char *path)
+{
+    char directory[sizeof((struct sockaddr_un *)0)->sun_path];
+    (void)snprintf(directory, sizeof directory, "%s", path);
+    char *slash = strrchr(directory, '/');
+    if (slash == NULL || slash == directory)
+        return;
+    *slash = '\0';
+    (void)mkdir(directory, 0750); /* exists, or the bind will say what is wrong */
+}
+
+static int listen_on(const char *path, struct error *error)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    (void)snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
+    make_directory(path);
+    if (is_alive(&address)) {
+        error_set(error, "another relay answers on control.socket %s; stop it, or give this one a socket of its own", path);
+        return -1;
+    }
+    (void)unlink(path); /* of a process that is gone */
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    mode_t mask = umask(0177);
+    bool ok = fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 16) == 0;
+    (void)umask(mask);
+    if (!ok) {
+        error_set(error, "cannot listen on control.socket %s: %s", path, strerror(errno));
+        if (fd >= 0)
+            (void)close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+static void free_control(struct control *c)
+{
+    if (c->poller != NULL) {
+        poller_remove(c->poller, &c->listener_watch);
+        poller_remove(c->poller, &c->mailbox_watch);
+    }
+    if (c->listener >= 0) {
+        (void)close(c->listener);
+        (void)unlink(c->options.config->control.socket);
+    }
+    if (c->mailbox.event_fd >= 0)
+        mailbox_fini(&c->mailbox);
+    store_reader_destroy(&c->reader);
+    poller_destroy(&c->poller);
+    free(c);
+}
+
+struct control *control_start(const struct control_options *options, struct error *error)
+{
+    struct control *c = calloc(1, sizeof *c);
+    if (c == NULL) {
+        error_set(error, "out of memory for the control socket");
+        return NULL;
+    }
+    c->options = *options;
+    c->listener = c->mailbox.event_fd = c->mailbox_watch.fd = c->listener_watch.fd = -1;
+    list_init(&c->clients);
+    timer_wheel_init(&c->timers, clock_mono_ms(), c);
+    random_init(&c->random);
+    c->poller = poller_create();
+    c->reader = store_reader_create(options->store);
+    c->listener = listen_on(options->config->control.socket, error);
+    if (c->listener < 0) {
+        free_control(c);
+        return NULL;
+    }
+    bool ok = c->poller != NULL && c->reader != NULL && mailbox_init(&c->mailbox, c) == 0 &&
+              poller_add(c->poller, &c->mailbox_watch, c->mailbox.event_fd, POLLER_LEVEL_READ, on_mailbox) &&
+              poller_add(c->poller, &c->listener_watch, c->listener, POLLER_LEVEL_READ, on_connection) &&
+              pthread_create(&c->thread, NULL, run, c) == 0;
+    if (!ok) {
+        error_set(error, "the control socket's thread cannot start: out of memory or descriptors");
+        free_control(c);
+        return NULL;
+    }
+    return c;
+}
+
+static void on_stop(struct mail *mail, void *owner)
+{
+    (void)mail;
+    struct control *c = owner;
+    c->stopping = true;
+    poller_remove(c->poller, &c->listener_watch);
+}
+
+void control_stop(struct control **c)
+{
+    if (*c == NULL)
+        return;
+    struct mail stop = {.on_arrival = on_stop};
+    struct mail *mail = &stop;
+    mailbox_post(&(*c)->mailbox, &mail);
+    int rc = pthread_join((*c)->thread, NULL);
+    ASSERT(rc == 0);
+    free_control(*c);
+    *c = NULL;
+}

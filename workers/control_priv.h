@@ -1,0 +1,72 @@
+/* The control thread's body, for control*.c only: control.c moves lines, control_queue.c, control_health.c and
+ * control_route.c answer requests. */
+#ifndef ONWARD_WORKERS_CONTROL_PRIV_H
+#define ONWARD_WORKERS_CONTROL_PRIV_H
+
+#include "core/base/poller.h"
+#include "core/base/random.h"
+#include "core/base/timer.h"
+#include "workers/conn.h"
+#include "workers/control.h"
+
+#include <jansson.h>
+#include <pthread.h>
+
+enum { CONTROL_CLIENTS_MAX = 32, CONTROL_LINE_MAX = 64 * 1024, CONTROL_ANSWER_MAX = 16 << 20 };
+
+struct control {
+    struct control_options options;
+    struct poller *poller;
+    struct mailbox mailbox; /* its owner is the control */
+    struct watch mailbox_watch;
+    struct watch listener_watch;
+    int listener;
+    struct timer_wheel timers; /* its owner is the control */
+    struct random random;
+    struct store_reader *reader;
+    struct link clients;
+    unsigned client_count;
+    bool stopping;
+    pthread_t thread;
+};
+
+/* One connection. A request that must wait for another thread keeps it busy; its next line waits. */
+struct control_client {
+    struct link link;
+    struct control *control;
+    struct conn conn;
+    struct buf in;
+    struct buf out;
+    struct timer idle;
+    bool busy;   /* an answer is on its way from another thread */
+    bool closed; /* gone, but busy: freed when that answer comes */
+};
+
+/* A line of the answer. Takes over the reference to `object`. */
+void control_say(struct control_client *c, json_t *object);
+
+/* The last line: "done" is added. `object` may be NULL. */
+void control_done(struct control_client *c, json_t *object);
+
+/* The last line of a request that failed. */
+void control_error(struct control_client *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* From another thread's answer: sends what was said and goes on with the next line, or frees a closed client. */
+void control_resume(struct control_client *c);
+
+/* Each request: its name and what answers it. */
+void control_queue_list(struct control_client *c, const json_t *request);
+void control_queue_show(struct control_client *c, const json_t *request);
+void control_queue_edit(struct control_client *c, const json_t *request);
+void control_health_list(struct control_client *c, const json_t *request);
+void control_health_edit(struct control_client *c, const json_t *request);
+void control_route(struct control_client *c, const json_t *request);
+void control_status(struct control_client *c, const json_t *request);
+
+/* A reply as JSON: "code", "status", "text". */
+json_t *control_reply(const struct reply *r);
+
+/* A slice as a JSON string; bytes that are not UTF-8 become '?'. */
+json_t *control_text(struct slice s);
+
+#endif
