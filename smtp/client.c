@@ -563,7 +563,7 @@ void smtp_client_tls_up(struct smtp_client *c)
     send_ehlo(c, SMTP_EHLO);
 }
 
-bool smtp_client_can_carry(const struct smtp_client *c, const struct envelope *e,
+bool smtp_client_can_carry(const struct smtp_client *c, const struct envelope *e, const struct envelope_recipient *r,
                            struct reply *why_out)
 {
     ASSERT(c->phase == SMTP_READY);
@@ -571,7 +571,7 @@ bool smtp_client_can_carry(const struct smtp_client *c, const struct envelope *e
         *why_out = reply_local(LOCAL_TOO_LARGE);
     else if ((e->flags & ENVELOPE_HAS_8BIT) != 0 && !has(c, SMTP_CAP_8BITMIME))
         *why_out = reply_local(LOCAL_NEEDS_8BITMIME);
-    else if ((e->flags & ENVELOPE_SMTPUTF8) != 0 && header_needs_utf8(e) &&
+    else if ((e->flags & ENVELOPE_SMTPUTF8) != 0 && (header_needs_utf8(e) || has_8bit(r->address)) &&
              !has(c, SMTP_CAP_SMTPUTF8))
         *why_out = reply_local(LOCAL_NEEDS_SMTPUTF8);
     else

@@ -94,9 +94,9 @@ enum smtp_client_event smtp_client_feed(struct smtp_client *c, struct slice inpu
 /* The handshake is done: queues EHLO again; all earlier capabilities are forgotten. */
 void smtp_client_tls_up(struct smtp_client *c);
 
-/* In READY only: may this message go over this connection at all (SIZE, 8BITMIME, SMTPUTF8)? True, or false with the
- * bounce in `*why_out`. */
-bool smtp_client_can_carry(const struct smtp_client *c, const struct envelope *e,
+/* In READY only: may this message for this recipient go over this connection at all (SIZE, 8BITMIME, SMTPUTF8)? True, or
+ * false with the bounce in `*why_out`. */
+bool smtp_client_can_carry(const struct smtp_client *c, const struct envelope *e, const struct envelope_recipient *r,
                            struct reply *why_out);
 
 /* In READY only: begins the transaction: queues MAIL, RCPTs and DATA as pipelining allows. */

@@ -665,7 +665,7 @@ class World:
         if keep_logs_as is not None and KEPT_LOGS:
             kept = pathlib.Path(KEPT_LOGS) / keep_logs_as
             shutil.rmtree(kept, ignore_errors=True)
-            shutil.copytree(self.folder, kept, ignore=shutil.ignore_patterns("spool", "*.eml", "sink-*", "*.sock", "public"),
+            shutil.copytree(self.folder, kept, ignore=shutil.ignore_patterns("spool", "*.eml", "sink-*", "*.sock", "public", "private"),
                             ignore_dangling_symlinks=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -694,7 +694,7 @@ class E2ETest(unittest.TestCase):
     limit_s = TEST_LIMIT
 
     def run(self, result: unittest.TestResult | None = None) -> unittest.TestResult | None:
-        self._worlds: list[World] = []
+        self._went_well = False
         return super().run(result)
 
     def setUp(self) -> None:
@@ -706,20 +706,22 @@ class E2ETest(unittest.TestCase):
         self.addCleanup(self._end, world)
         return world
 
+    def _callTestMethod(self, method: Callable[[], None]) -> None:
+        """Notes whether the test itself went well, which its clean-up must know and unittest does not tell it."""
+        self._went_well = False
+        super()._callTestMethod(method)  # type: ignore[misc]
+        self._went_well = self._outcome.success  # type: ignore[attr-defined]  (sub-tests swallow their failures)
+
     def _end(self, world: World) -> None:
-        failed = self._has_failed()
+        well = self._went_well
         try:
-            if not failed:
+            if well:
                 world.finish()
         except BaseException:
-            failed = True
+            well = False
             raise
         finally:
-            world.cleanup(self.id() if failed else None)
-
-    def _has_failed(self) -> bool:
-        outcome = getattr(self, "_outcome", None)
-        return outcome is not None and not outcome.success
+            world.cleanup(None if well else self.id())
 
 
 def main() -> None:

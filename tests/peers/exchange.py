@@ -199,6 +199,8 @@ class Session:
         self.tls_context = tls_context
         self.reader = reader
         self.writer = writer
+        # asyncio's own setting of it misses sockets that were made without naming the protocol.
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = bytearray()
         self.received = 0
         self.sent = 0
@@ -422,6 +424,8 @@ class Session:
             await self.send(b"503 5.5.1 Bad MAIL\r\n")
             return
         self.check_parameters(parameters)
+        if not path.isascii() and "SMTPUTF8" not in parameters:
+            self.violation("internationalized sender without SMTPUTF8")
         if "tls-only" in self.behaviour.words and not self.tls:
             await self.send(b"530 5.7.0 Must issue a STARTTLS command first\r\n")
             return
@@ -447,6 +451,8 @@ class Session:
             return
         if parameters and not self.behaviour.offers("dsn"):
             self.violation(f"RCPT parameters {parameters} without DSN")
+        if not path.isascii() and "SMTPUTF8" not in self.mail_parameters and self.sender is not None:
+            self.violation("internationalized recipient without SMTPUTF8")
         if self.sender is None:  # its MAIL was refused; a pipelining client could not know (RFC 2920)
             await self.send(b"503 5.5.1 MAIL first\r\n")
             return

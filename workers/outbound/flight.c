@@ -115,8 +115,7 @@ bool flight_take_token(struct flight *f, const struct session *s)
     return f->token == s;
 }
 
-static void settle(struct flight_recipient *r, enum flight_progress progress,
-                   const struct reply *reply)
+void flight_settle(struct flight_recipient *r, enum flight_progress progress, const struct reply *reply)
 {
     ASSERT(r->progress != FLIGHT_FINAL);
     r->progress = progress;
@@ -147,9 +146,9 @@ void flight_apply(struct flight *f, const struct reply *replies, bool others_awa
         if (any_taken && means_too_many(&replies[i]))
             r->reply = replies[i]; /* stays UNTRIED; each round takes some, so this ends */
         else if (worth_another_exchange(&replies[i], others_awaited))
-            settle(r, FLIGHT_ELSEWHERE, &replies[i]);
+            flight_settle(r, FLIGHT_ELSEWHERE, &replies[i]);
         else
-            settle(r, FLIGHT_FINAL, &replies[i]);
+            flight_settle(r, FLIGHT_FINAL, &replies[i]);
     }
     f->batch_count = 0;
 }
@@ -160,7 +159,7 @@ void flight_apply_unknown(struct flight *f, const struct reply *replies, const s
     for (uint32_t i = 0; i < f->batch_count; i++) {
         struct flight_recipient *r = &f->recipients[f->batch[i]];
         bool refused = replies[i].class == 4 || replies[i].class == 5;
-        settle(r, FLIGHT_FINAL, refused ? &replies[i] : &unknown);
+        flight_settle(r, FLIGHT_FINAL, refused ? &replies[i] : &unknown);
     }
     f->batch_count = 0;
     f->unknown = true;

@@ -59,6 +59,9 @@ void flight_destroy(struct flight **f); /* its deliveries have gone to their out
 /* Chooses the recipients of the next transaction: the first `max` untried. Returns how many. */
 uint32_t flight_next_batch(struct flight *f, uint32_t max);
 
+/* One recipient's progress and reply; not for one that is final already (asserted). */
+void flight_settle(struct flight_recipient *r, enum flight_progress progress, const struct reply *reply);
+
 /* The token, for the session that is about to send the last byte. False: another one has it. */
 bool flight_take_token(struct flight *f, const struct session *s);
 

@@ -321,19 +321,30 @@ static void flight_over(struct lane *l, struct session *last)
         take_next(l, keep);
 }
 
-/* Carries the current flight's (next) batch over `s`. */
+/* Recipients that this exchange cannot take at all (SIZE, 8BITMIME, SMTPUTF8) are final with the reason. */
+static void refuse_uncarriable(struct flight *f, const struct session *s)
+{
+    for (uint32_t i = 0; i < f->count; i++) {
+        struct flight_recipient *r = &f->recipients[i];
+        struct reply why;
+        if (r->progress == FLIGHT_UNTRIED &&
+            !smtp_client_can_carry(s->smtp, &f->envelope, &r->recipient, &why))
+            flight_settle(r, FLIGHT_FINAL, &why);
+    }
+}
+
+/* Carries the current flight over `s`: its next batch, or, in a race, the batch that another session carries. */
 static void carry(struct lane *l, struct session *s)
 {
     struct flight *f = l->flight;
-    if (f->carriers == 0 && flight_next_batch(f, l->worker->config->delivery.recipients_per_transaction) == 0) {
-        flight_over(l, s);
-        return;
-    }
-    struct reply why;
-    if (!smtp_client_can_carry(s->smtp, &f->envelope, &why)) {
-        flight_give_up(f, &why);
-        flight_over(l, s);
-        return;
+    if (f->carriers == 0) {
+        refuse_uncarriable(f, s);
+        uint32_t max = l->worker->config->delivery.recipients_per_transaction;
+        uint32_t rcpt_max = smtp_client_rcpt_max(s->smtp); /* RFC 9422 */
+        if (flight_next_batch(f, rcpt_max > 0 && rcpt_max < max ? rcpt_max : max) == 0) {
+            flight_over(l, s);
+            return;
+        }
     }
     session_carry(s, f);
 }
@@ -450,9 +461,9 @@ void lane_on_ready(struct lane *l, struct session *s)
             take_next(l, s);
         return;
     }
-    if (!may_carry(l, s) || l->flight->token != NULL)
+    if (!may_carry(l, s))
         return;
-    if (l->flight->carriers == 0 || all_carriers_slow(l))
+    if (l->flight->carriers == 0 || (l->flight->token == NULL && all_carriers_slow(l)))
         carry(l, s);
 }
 

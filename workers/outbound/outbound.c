@@ -33,6 +33,7 @@ struct outbound *outbound_create(struct worker *w)
     list_init(&o->idle_lanes);
     list_init(&o->lanes_waiting);
     list_init(&o->route_waits);
+    list_init(&o->leaving);
     list_init(&o->graveyard);
     return o;
 }
@@ -233,5 +234,7 @@ void outbound_abandon(struct outbound *o)
     o->draining = true;
     for (struct link *l; (l = list_pop_front(&o->lanes)) != NULL;)
         lane_abandon(CONTAINER_OF(l, struct lane, outbound_link));
+    while (!list_empty(&o->leaving))
+        session_drop(CONTAINER_OF(o->leaving.next, struct session, lane_link));
     bury(o);
 }

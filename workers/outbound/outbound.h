@@ -19,6 +19,7 @@ struct outbound {
     struct link lanes_waiting; /* struct lane without room for a session yet */
     struct link route_waits;  /* one per domain being looked up */
     struct link *route_wait_buckets;
+    struct link leaving;      /* sessions that have said QUIT and belong to no lane */
     struct link graveyard;    /* closed sessions, freed at the end of the turn */
     bool draining;
 };

@@ -207,6 +207,7 @@ void session_quit(struct session *s)
         return;
     }
     s->closing = true;
+    list_push_back(&s->worker->outbound->leaving, &s->lane_link);
     smtp_client_quit(s->smtp);
     timer_disarm(&s->worker->timers, &s->patience);
     timer_arm(&s->worker->timers, &s->limit,
