@@ -18,6 +18,7 @@ struct smtp_client {
     struct smtp_client_options options;
     struct buf *out;
     enum smtp_phase phase; /* what the next reply answers */
+    enum smtp_phase ended_in; /* once CLOSED: the phase that failed */
     struct expected expect[EXPECT_MAX];
     unsigned expect_count;
     uint64_t replies;
@@ -98,6 +99,8 @@ static void check(const struct smtp_client *c)
 static void move(struct smtp_client *c, enum smtp_phase to)
 {
     ASSERT(to == SMTP_CLOSED || to == c->phase || (next_of(c->phase) & (1u << to)) != 0);
+    if (to == SMTP_CLOSED && c->phase != SMTP_CLOSED)
+        c->ended_in = c->phase;
     c->phase = to;
     check(c);
 }
@@ -480,7 +483,7 @@ static enum smtp_client_event on_reply(struct smtp_client *c)
     if (c->expect_count == 0) /* nothing was asked: a server that goes, or one that floods */
         return r.code == 421 ? fail(c, TROUBLE_BUSY, &r)
                              : fail_local(c, TROUBLE_FLOOD, LOCAL_NOT_SMTP);
-    if (r.code == 421)
+    if (r.code == 421) /* may answer any command */
         return on_shutdown(c, &r);
     enum smtp_phase answered = c->expect[0].phase;
     if (--c->expect[0].count == 0) {
@@ -613,6 +616,11 @@ void smtp_client_quit(struct smtp_client *c)
 enum smtp_phase smtp_client_phase(const struct smtp_client *c)
 {
     return c->phase;
+}
+
+enum smtp_phase smtp_client_last_phase(const struct smtp_client *c)
+{
+    return c->phase == SMTP_CLOSED ? c->ended_in : c->phase;
 }
 
 uint64_t smtp_client_replies(const struct smtp_client *c)

@@ -111,6 +111,9 @@ void smtp_client_quit(struct smtp_client *c);
 /* What the next reply answers, and the driver's deadline for it. */
 enum smtp_phase smtp_client_phase(const struct smtp_client *c);
 
+/* The same, but after the end the phase that it ended in. */
+enum smtp_phase smtp_client_last_phase(const struct smtp_client *c);
+
 /* Rises with each complete reply: the driver re-arms its deadline when it has changed. */
 uint64_t smtp_client_replies(const struct smtp_client *c);
 

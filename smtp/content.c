@@ -26,6 +26,12 @@ void smtp_content_drop(struct smtp_content *c)
     fail(c, SMTP_CONTENT_DROPPED);
 }
 
+void smtp_content_expect(struct smtp_content *c, uint64_t bytes)
+{
+    if (bytes > c->limits.bytes_max || c->bytes > c->limits.bytes_max - bytes)
+        fail(c, SMTP_CONTENT_TOO_LARGE);
+}
+
 static size_t room(const struct smtp_content *c)
 {
     return c->out->bound - buf_len(c->out);

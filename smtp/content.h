@@ -62,6 +62,9 @@ void smtp_content_begin(struct smtp_content *c, enum smtp_content_mode mode,
 enum smtp_content_status smtp_content_feed(struct smtp_content *c, struct slice input,
                                            size_t *used_out);
 
+/* BDAT: so many bytes are announced; more than is allowed is known before they come. */
+void smtp_content_expect(struct smtp_content *c, uint64_t bytes);
+
 /* BDAT LAST was read whole: ends an open line and an open header section. FULL: empty `out` and call again. */
 enum smtp_content_status smtp_content_finish(struct smtp_content *c);
 

@@ -7,7 +7,7 @@
 
 #include <stdlib.h>
 
-enum { HELO_MAX = 255, RECIPIENTS_FIRST = 4 };
+enum { HELO_MAX = 255, RECIPIENTS_FIRST = 4, DROPPED_MAX = 64 * 1024 };
 
 /* Where the dialogue stands: X(name, phrase).
  *
@@ -39,7 +39,7 @@ struct smtp_server {
     struct buf *out;
     struct buf *content;
     struct buf line;       /* a command line that arrived in parts */
-    bool line_too_long;    /* its rest is dropped */
+    uint64_t line_dropped; /* bytes of a line that is too long; 0 = it is not */
     bool esmtp;
     bool room;
     unsigned bad_commands;
@@ -277,8 +277,10 @@ static enum smtp_server_event on_bdat(struct smtp_server *s, const struct smtp_c
     }
     if (!s->chunk_refused && first)
         begin_content(s, SMTP_CONTENT_BDAT);
-    if (!s->chunk_refused)
+    if (!s->chunk_refused) {
         move(s, SERVER_CHUNK);
+        smtp_content_expect(&s->decoder, c->size);
+    }
     return first && !s->chunk_refused ? SERVER_BEGIN : SERVER_MORE;
 }
 
@@ -479,6 +481,19 @@ static enum smtp_server_event on_line(struct smtp_server *s, struct slice line)
     return run(s, &c);
 }
 
+/* A command line that is too long is read to its end, and refused there; one that has none ends the connection. */
+static void drop_line(struct smtp_server *s, size_t len, bool whole)
+{
+    s->line_dropped += len;
+    buf_clear(&s->line);
+    if (whole) {
+        s->line_dropped = 0;
+        reply_bad(s, 500, "5.5.2", "Command line too long");
+    } else if (s->line_dropped > DROPPED_MAX) {
+        smtp_server_hang_up(s, 421, "4.7.0", "Command line without end, closing");
+    }
+}
+
 /* Gathers a command line; a whole one in `input` is used in place. */
 static enum smtp_server_event feed_command(struct smtp_server *s, struct slice input, size_t *used_out)
 {
@@ -486,11 +501,8 @@ static enum smtp_server_event feed_command(struct smtp_server *s, struct slice i
     bool whole = lf < input.len;
     struct slice part = slice_take(input, whole ? lf + 1 : lf);
     *used_out += part.len;
-    if (s->line_too_long || buf_len(&s->line) + part.len > s->options->command_bytes_max) {
-        s->line_too_long = !whole;
-        buf_clear(&s->line);
-        if (whole)
-            reply_bad(s, 500, "5.5.2", "Command line too long");
+    if (s->line_dropped > 0 || buf_len(&s->line) + part.len > s->options->command_bytes_max) {
+        drop_line(s, part.len, whole);
         return SERVER_MORE;
     }
     if (!whole || buf_len(&s->line) > 0) {

@@ -431,6 +431,17 @@ static void close_listeners(struct relay *r)
     free(r->listeners);
 }
 
+/* What still waits at a destination is let go: the schedule frees it, and the spool has it. */
+static void empty_destination(void *context, struct destination *d)
+{
+    struct link list;
+    (void)context;
+    list_init(&list);
+    (void)destination_take_all(d, &list);
+    while (list_pop_front(&list) != NULL)
+        continue;
+}
+
 /* Takes everything down, whatever of it was started. */
 static void stop(struct relay *r)
 {
@@ -446,6 +457,8 @@ static void stop(struct relay *r)
     close_listeners(r);
     while (r->parts.jobs != NULL && ring_pop(r->parts.jobs) != NULL)
         continue; /* the schedule frees them */
+    if (r->parts.destinations != NULL)
+        destination_table_visit(r->parts.destinations, empty_destination, NULL);
     if (r->schedule != NULL)
         schedule_destroy(&r->schedule);
     if (r->parts.store != NULL)

@@ -199,16 +199,18 @@ class Draining(E2ETest):
         world = self.world()
         domain, _ = world.domain("one", "good")
         relay = world.start()
-        with relay.connect() as client:
-            client.ehlo()
-            client.mail(SENDER)
-            client.rcpt(f"r@{domain}")
-            self.assertEqual(client.docmd("DATA")[0], 354)
-            assert relay.process is not None
-            relay.process.signal(signal.SIGTERM)
-            relay.wait_logged("draining")
-            client.send(message("m") + b".\r\n")
-            self.assertEqual(client.getreply()[0], 250)
+        client = relay.connect()
+        client.ehlo()
+        client.mail(SENDER)
+        client.rcpt(f"r@{domain}")
+        self.assertEqual(client.docmd("DATA")[0], 354)
+        assert relay.process is not None
+        relay.process.signal(signal.SIGTERM)
+        relay.wait_logged("draining")
+        client.send(message("m") + b".\r\n")
+        self.assertEqual(client.getreply()[0], 250)
+        self.assertEqual(client.getreply()[0], 421)  # the transaction is over: goodbye
+        client.close()
         relay.terminate()
         relay.start()
         world.wait_accepted("m")

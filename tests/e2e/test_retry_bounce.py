@@ -331,7 +331,6 @@ class Operators(BounceTest):
         world.relay.restart()
         self.assertIn("held", str(world.relay.json("queue", "list")).lower())
         self.order(world.relay, "release", identity)
-        self.order(world.relay, "retry", identity)
         world.wait_accepted("waits")
 
     def test_orders_for_a_whole_domain(self) -> None:

@@ -60,7 +60,7 @@ EXTENSIONS = ("pipelining", "8bitmime", "smtputf8", "dsn", "chunking", "size", "
 WORDS = ("good", "starttls", "tls-only", "no-ehlo", "backlog", *(f"no-{name}" for name in EXTENSIONS))
 LIMITS = ("size", "rcpt-max", "mail-max", "first")
 LINE_MAX = 4096  # a command line; ours are far shorter
-HALT_RECEIVE_BUFFER = 4096  # so that a client cannot pour a whole message into the kernel's buffers
+SMALL_RECEIVE_BUFFER = 4096  # so that a client cannot pour a whole message into the kernel's buffers
 TCP_ESTABLISHED = 1
 
 
@@ -129,8 +129,8 @@ class Behaviour:
     def offers(self, extension: str) -> bool:
         return f"no-{extension}" not in self.words
 
-    def halts(self) -> bool:
-        return any(fault.kind == "halt" for fault in self.faults)
+    def fails_in_the_body(self) -> bool:
+        return any(fault.phase == "BODY" for fault in self.faults)
 
 
 class Journal:
@@ -347,6 +347,8 @@ class Session:
                 await self.command(await self.read_line())
         except (Gone, ConnectionError, ssl.SSLError) as end:
             self.note("closed", why=str(end) or type(end).__name__, received=self.received, sent=self.sent)
+        except asyncio.CancelledError:
+            self.note("closed", why="the exchange is being stopped", received=self.received, sent=self.sent)
         finally:
             self.writer.close()
 
@@ -569,8 +571,8 @@ def listen(endpoint: Endpoint) -> socket.socket:
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if endpoint.behaviour.halts():
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, HALT_RECEIVE_BUFFER)
+    if endpoint.behaviour.fails_in_the_body():
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_RECEIVE_BUFFER)
     sock.bind((endpoint.host, endpoint.port))
     sock.listen(0 if "backlog" in endpoint.behaviour.words else 1024)
     sock.setblocking(False)

@@ -16,6 +16,8 @@ enum {
 
 static void on_ready(struct watch *watch, unsigned events);
 static void on_timer(struct timer *timer, void *owner);
+static void discard(struct submission *s);
+static uint64_t next_deadline(const struct submission *s);
 
 /* Content or envelope on its way to the spool, with the memory it borrows. */
 struct store_op {
@@ -133,7 +135,7 @@ void submission_open(struct inbound *i, int fd, const struct address *peer, unsi
     atomic_fetch_add(&w->parts->shared->submitters, 1);
     figure_add(&w->shared.figures.submissions_open, 1);
     figure_add(&w->shared.figures.submissions_total, 1);
-    timer_arm(&w->timers, &s->timer, w->now_ms + w->config->submission.idle_timeout_ms);
+    timer_arm(&w->timers, &s->timer, next_deadline(s));
     const struct config *c = w->config;
     bool balancer = in_nets(c->submission.proxy_from, c->submission.proxy_from_count, peer);
     if (balancer && c->submission.listeners[listener].proxy_protocol)
@@ -145,28 +147,43 @@ void submission_open(struct inbound *i, int fd, const struct address *peer, unsi
 
 /* ---- deadlines ---- */
 
-static void on_timer(struct timer *timer, void *owner)
+/* The nearest of the deadlines. Bytes that arrive only push it away, so it is not armed anew for each. */
+static uint64_t next_deadline(const struct submission *s)
 {
-    struct submission *s = CONTAINER_OF(timer, struct submission, timer);
-    struct worker *w = owner;
-    const struct config *c = w->config;
-    if (s->stage == SUBMISSION_CLOSING || s->stage == SUBMISSION_PROXY) {
-        submission_close(s);
-        return;
-    }
+    const struct config *c = s->worker->config;
     uint64_t unit_limit =
         s->in_content ? c->submission.message_timeout_ms : c->submission.command_timeout_ms;
     uint64_t idle_at = s->last_byte_ms + c->submission.idle_timeout_ms;
     uint64_t unit_at = s->unit_began_ms + unit_limit;
     uint64_t session_at = s->opened_ms + c->submission.session_timeout_ms;
     uint64_t due = idle_at < unit_at ? idle_at : unit_at;
-    due = session_at < due ? session_at : due;
-    if (s->concluding) /* the wait is ours, not the client's */
-        due = w->now_ms + c->submission.idle_timeout_ms;
-    if (due > w->now_ms) {
-        timer_arm(&w->timers, &s->timer, due);
+    return session_at < due ? session_at : due;
+}
+
+static void begin_unit(struct submission *s, bool content)
+{
+    s->in_content = content;
+    s->unit_began_ms = s->last_byte_ms = s->worker->now_ms;
+    timer_arm(&s->worker->timers, &s->timer, next_deadline(s));
+}
+
+static void on_timer(struct timer *timer, void *owner)
+{
+    struct submission *s = CONTAINER_OF(timer, struct submission, timer);
+    struct worker *w = owner;
+    if (s->stage == SUBMISSION_CLOSING || s->stage == SUBMISSION_PROXY) {
+        submission_close(s);
         return;
     }
+    uint64_t due = next_deadline(s);
+    if (s->concluding) /* the wait is ours, not the client's */
+        due = w->now_ms + w->config->submission.idle_timeout_ms;
+    if (due > w->now_ms) {
+        timer_arm(&w->timers, timer, due);
+        return;
+    }
+    if (s->in_content)
+        discard(s);
     hang_up(s, 421, "4.4.2", "Time limit exceeded, closing");
     submission_pump(s);
 }
@@ -176,8 +193,7 @@ static void on_timer(struct timer *timer, void *owner)
 static void conclude(struct submission *s, enum store_status status)
 {
     s->concluding = false;
-    s->in_content = false;
-    s->unit_began_ms = s->last_byte_ms = s->worker->now_ms;
+    begin_unit(s, false);
     char id[ENVELOPE_ID_SIZE];
     char text[64];
     switch (status) {
@@ -381,8 +397,7 @@ static void begin_message(struct submission *s)
     s->id = atomic_fetch_add(&w->parts->shared->next_id, 1);
     s->chunks = 0;
     s->failed = STORE_OK;
-    s->in_content = true;
-    s->unit_began_ms = w->now_ms;
+    begin_unit(s, true);
     buf_clear(&s->content);
     if (!store_has_room(w->parts->store)) {
         smtp_server_refuse(s->smtp, 452, "4.3.1", "No room in the spool now, try again later");

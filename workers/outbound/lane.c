@@ -555,7 +555,7 @@ static enum health_event event_of(enum session_end end)
 /* A kept connection that the exchange has closed meanwhile says nothing about its health. */
 static bool was_stale(const struct session *s, enum session_end end)
 {
-    bool no_answer = s->flight == NULL || smtp_client_phase(s->smtp) == SMTP_MAIL;
+    bool no_answer = s->flight == NULL || smtp_client_last_phase(s->smtp) == SMTP_MAIL;
     return s->messages > (s->flight != NULL ? 1u : 0u) && no_answer &&
            (end == END_DOWN || end == END_BUSY);
 }

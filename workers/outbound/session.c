@@ -22,7 +22,7 @@ const char *session_phase_name(const struct session *s)
 {
     if (s->stage == SESSION_CONNECTING || s->smtp == NULL)
         return "connect";
-    return smtp_phase_name(smtp_client_phase(s->smtp));
+    return smtp_phase_name(smtp_client_last_phase(s->smtp));
 }
 
 /* ---- opening and closing ---- */
