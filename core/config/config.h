@@ -56,7 +56,7 @@ struct config {
     } submission;
 
     struct {                               /* `spool:` */
-        const char *path;                  /* /var/spool/onward */
+        const char *path;                  /* /var/lib/onward */
         uint64_t map_size;                 /* 1TB of address space */
         uint64_t free_floor;               /* 512MB */
     } spool;

@@ -34,7 +34,7 @@ const struct config_key *config_keys(size_t *count_out)
         {"submission.message_timeout", CONFIG_DURATION, AT(submission.message_timeout_ms), NOT, "30m", 1000, DAY, true},
         {"submission.session_timeout", CONFIG_DURATION, AT(submission.session_timeout_ms), NOT, "6h", 1000, 30 * DAY, true},
 
-        {"spool.path", CONFIG_PATH, AT(spool.path), NOT, "/var/spool/onward", 0, 0, false},
+        {"spool.path", CONFIG_PATH, AT(spool.path), NOT, "/var/lib/onward", 0, 0, false},
         {"spool.map_size", CONFIG_SIZE, AT(spool.map_size), NOT, "1TB", 10000000, 100 * TERA, false},
         {"spool.free_floor", CONFIG_SIZE, AT(spool.free_floor), NOT, "512MB", 0, 100 * TERA, false},
 

@@ -543,6 +543,12 @@ class Relay:
             raise AssertionError(f"onward {' '.join(arguments)}: status {done.returncode}: {done.stderr}")
         return parse_objects(done.stdout)
 
+    def resident_kb(self) -> int:
+        """The memory the process holds now."""
+        assert self.process is not None
+        with open(f"/proc/{self.process.pid}/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmRSS:"))
+
     # ---- its log ----
 
     def logged(self, event: str, **fields: Any) -> list[dict[str, Any]]:

@@ -199,7 +199,7 @@ class Deferrals(BounceTest):
     """Kept, tried again, given up."""
 
     def test_a_deferred_message_is_tried_again_and_delivered(self) -> None:
-        world = self.world(retry=QUICK)
+        world = self.world(retry=QUICK, delivery={"idle": "10ms"})
         domain, _ = world.domain("later", "reply@RCPT=450 4.2.1 Not now;first=1")
         relay = world.start()
         relay.send(self.sender, [f"bob@{domain}"], "later")
