@@ -25,6 +25,7 @@ struct entry {
     _Atomic uint8_t used;
     _Atomic uint8_t state;        /* enum health_state */
     _Atomic uint8_t strikes;
+    _Atomic uint8_t late;         /* it fell silent behind an accepted EHLO */
     _Atomic uint8_t backoffs;     /* how often the current back-off has doubled */
     _Atomic uint64_t since_wall_ms;
     _Atomic uint64_t again_ms;
@@ -188,6 +189,7 @@ static void clear_entry(struct entry *e)
 {
     STORE_RELAXED(e->state, HEALTH_HEALTHY);
     STORE_RELAXED(e->strikes, 0);
+    STORE_RELAXED(e->late, 0);
     STORE_RELAXED(e->backoffs, 0);
     STORE_RELAXED(e->since_wall_ms, 0);
     STORE_RELAXED(e->again_ms, 0);
@@ -253,6 +255,7 @@ static void on_success(struct entry *e, uint64_t wall_ms)
 {
     set_state(e, HEALTH_HEALTHY, wall_ms);
     STORE_RELAXED(e->strikes, 0);
+    STORE_RELAXED(e->late, 0);
     STORE_RELAXED(e->backoffs, 0);
     STORE_RELAXED(e->again_ms, 0);
     STORE_RELAXED(e->probe_until_ms, 0);
@@ -299,14 +302,27 @@ static void back_off(const struct health *h, struct entry *e, enum health_state 
     STORE_RELAXED(e->again_ms, mono_ms + next_backoff(h, e, h->options.down_first_ms, jitter));
 }
 
+static bool is_good(enum health_event event)
+{
+    return event == HEALTH_EVENT_SUCCESS || event == HEALTH_EVENT_CARRIED;
+}
+
 static void apply_event(struct health *h, struct entry *e, enum health_event event, uint64_t mono_ms,
                         uint64_t wall_ms, uint64_t jitter)
 {
-    if (event != HEALTH_EVENT_SUCCESS)
+    if (!is_good(event))
         STORE_RELAXED(e->failures, RELAXED(e->failures) + 1);
     switch (event) {
     case HEALTH_EVENT_SUCCESS:
+        if (RELAXED(e->late) == 0)
+            on_success(e, wall_ms);
+        return;
+    case HEALTH_EVENT_CARRIED:
         on_success(e, wall_ms);
+        return;
+    case HEALTH_EVENT_SILENT_LATE:
+        STORE_RELAXED(e->late, 1);
+        on_silence(h, e, mono_ms, wall_ms, jitter);
         return;
     case HEALTH_EVENT_SILENT:
         on_silence(h, e, mono_ms, wall_ms, jitter);
@@ -332,7 +348,7 @@ static void apply_event(struct health *h, struct entry *e, enum health_event eve
 /* The common case costs readers nothing: a healthy host stays healthy without a write to the entry. */
 static bool is_news(const struct entry *e, enum health_event event)
 {
-    return event != HEALTH_EVENT_SUCCESS || RELAXED(e->state) != HEALTH_HEALTHY || RELAXED(e->strikes) != 0 ||
+    return !is_good(event) || RELAXED(e->state) != HEALTH_HEALTHY || RELAXED(e->strikes) != 0 ||
            RELAXED(e->probe_until_ms) != 0 || RELAXED(e->successes) == 0;
 }
 

@@ -16,7 +16,8 @@
  *   short time that doubles; BROKEN (flood, not SMTP): DEMOTED at once.
  *
  * Only a greeting and an accepted EHLO count as success (RFC 5321 4.5.4.1 asks for such a list; a connect()
- * that works proves nothing: that was the bug of the server this relay grew out of). */
+ * that works proves nothing: that was the bug of the server this relay grew out of). And for a host that fell silent behind
+ * its EHLO not even those: it greets every time, and hangs every time. Only an answered transaction clears it. */
 #ifndef ONWARD_CORE_HEALTH_H
 #define ONWARD_CORE_HEALTH_H
 
@@ -34,7 +35,9 @@ enum health_state {
 /* What a session tells the table. */
 enum health_event {
     HEALTH_EVENT_SUCCESS, /* greeting and EHLO accepted */
-    HEALTH_EVENT_SILENT,  /* patience ran out in a phase before commit */
+    HEALTH_EVENT_CARRIED, /* a whole transaction was answered, whatever the answers were */
+    HEALTH_EVENT_SILENT,  /* patience ran out before EHLO was accepted */
+    HEALTH_EVENT_SILENT_LATE, /* patience ran out behind EHLO, before commit: at MAIL, RCPT, DATA or in the body */
     HEALTH_EVENT_BROKEN,  /* flood, over a limit, not SMTP */
     HEALTH_EVENT_DOWN,
     HEALTH_EVENT_BUSY,

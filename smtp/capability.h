@@ -1,4 +1,5 @@
-/* What a server offers at EHLO (RFC 5321 4.1.1.1): keywords to bits, SIZE (RFC 1870), LIMITS (RFC 9422). */
+/* What a server offers at EHLO (RFC 5321 4.1.1.1): keywords to bits, SIZE (RFC 1870), LIMITS (RFC
+ * 9422). */
 #ifndef ONWARD_SMTP_CAPABILITY_H
 #define ONWARD_SMTP_CAPABILITY_H
 
@@ -22,7 +23,8 @@ struct smtp_capabilities {
     uint32_t rcpt_max; /* recipients a transaction; 0 = no limit told */
 };
 
-/* Reads one line of the EHLO reply behind its first; unknown keywords and bad values are passed over. */
+/* Reads one line of the EHLO reply behind its first; unknown keywords and bad values are passed
+ * over. */
 void smtp_capability_read(struct smtp_capabilities *c, struct slice line);
 
 #endif

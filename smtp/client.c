@@ -5,36 +5,43 @@
 
 #include <stdlib.h>
 
-/* Commands whose replies are awaited, oldest first. A transaction awaits at most MAIL, its recipients' RCPTs (as one
- * entry with a count), DATA and the dot. */
-enum { EXPECT_MAX = 8 };
+enum {
+    /* Commands whose replies are awaited, oldest first. A transaction awaits at most MAIL, its
+     * recipients' RCPTs (as one entry with a count), DATA and the dot. */
+    EXPECT_MAX = 8,
+    /* Of many recipients, RCPTs are queued up to here; the next follow as replies come. So `out`
+     * stays bounded however many there are, and no peer can be made to wait for us to read while we
+     * wait for it (RFC 2920 3.1). */
+    GROUP_BYTES = 32 * 1024,
+};
 
 struct expected {
     enum smtp_phase phase;
-    uint32_t count; /* replies: 1, or the number of RCPTs */
+    uint32_t count; /* replies: 1, or a number of RCPTs */
 };
 
 struct smtp_client {
     struct smtp_client_options options;
     struct buf *out;
-    enum smtp_phase phase; /* what the next reply answers */
+    enum smtp_phase phase;    /* what the next reply answers */
     enum smtp_phase ended_in; /* once CLOSED: the phase that failed */
     struct expected expect[EXPECT_MAX];
     unsigned expect_count;
     uint64_t replies;
     struct smtp_reply_parser parser;
+    bool unasked; /* the reply being read began while nothing was awaited */
     struct smtp_capabilities caps;
     bool in_tls;
     enum smtp_client_trouble trouble;
     struct reply last;
 
     const struct smtp_transaction *txn; /* NULL between transactions */
-    uint32_t rcpt_sent;    /* two cursors: replied <= sent <= total */
+    uint32_t rcpt_sent;                 /* two cursors: replied <= sent <= total */
     uint32_t rcpt_replied;
     bool mail_refused;
-    bool need_rset;
-    struct reply verdict;  /* to MAIL or DATA, where it refused */
-    bool ready_pending;    /* CLIENT_READY is to be told */
+    bool data_sent;
+    struct reply verdict; /* to MAIL, where it refused */
+    bool ready_pending;   /* CLIENT_READY is to be told */
 };
 
 /* ---- the phase table ---- */
@@ -42,14 +49,17 @@ struct smtp_client {
 struct phase_info {
     const char *name;
     uint32_t limit_s;
+    unsigned next; /* legal next phases, as bits; CLOSED can follow any */
 };
 
 static const struct phase_info *info_of(enum smtp_phase phase)
 {
     static const struct phase_info table[] = {
-#define X(name, phrase, limit_s) [name] = {phrase, limit_s},
+#define TO(p)                          (1u << (p))
+#define X(name, phrase, limit_s, next) [name] = {phrase, limit_s, next},
         SMTP_PHASES(X)
 #undef X
+#undef TO
     };
     return &table[phase];
 }
@@ -64,41 +74,25 @@ uint64_t smtp_phase_limit_ms(enum smtp_phase phase)
     return (uint64_t)info_of(phase)->limit_s * 1000;
 }
 
-/* Legal next phases, as bits. CLOSED can follow any. */
-static unsigned next_of(enum smtp_phase phase)
+static bool is_in_transaction(enum smtp_phase phase)
 {
-#define TO(p) (1u << (p))
-    static const unsigned table[] = {
-        [SMTP_GREETING] = TO(SMTP_EHLO) | TO(SMTP_QUIT),
-        [SMTP_EHLO] = TO(SMTP_HELO) | TO(SMTP_STARTTLS) | TO(SMTP_READY) | TO(SMTP_QUIT),
-        [SMTP_HELO] = TO(SMTP_READY) | TO(SMTP_QUIT),
-        [SMTP_STARTTLS] = TO(SMTP_TLS) | TO(SMTP_READY),
-        [SMTP_TLS] = TO(SMTP_EHLO),
-        [SMTP_READY] = TO(SMTP_MAIL) | TO(SMTP_QUIT),
-        [SMTP_MAIL] = TO(SMTP_RCPT) | TO(SMTP_RSET),
-        [SMTP_RCPT] = TO(SMTP_DATA) | TO(SMTP_RSET),
-        [SMTP_DATA] = TO(SMTP_BODY) | TO(SMTP_DOT) | TO(SMTP_RSET),
-        [SMTP_BODY] = TO(SMTP_DOT),
-        [SMTP_DOT] = TO(SMTP_READY),
-        [SMTP_RSET] = TO(SMTP_READY),
-        [SMTP_QUIT] = 0,
-        [SMTP_CLOSED] = 0,
-    };
-#undef TO
-    return table[phase];
+    return phase >= SMTP_MAIL && phase <= SMTP_DOT;
 }
 
 static void check(const struct smtp_client *c)
 {
-    ASSERT_HOT(c->txn == NULL || (c->rcpt_replied <= c->rcpt_sent && c->rcpt_sent <= c->txn->recipient_count));
-    ASSERT_HOT(c->expect_count <= EXPECT_MAX);
-    ASSERT_HOT(c->phase != SMTP_READY || (c->txn == NULL && c->expect_count == 0));
-    (void)c;
+    bool closed = c->phase == SMTP_CLOSED;
+    ASSERT(c->expect_count <= EXPECT_MAX);
+    ASSERT(c->expect_count == 0 || c->expect[0].phase == c->phase);
+    ASSERT((c->expect_count == 0) == (c->phase == SMTP_READY || closed));
+    ASSERT(closed || (c->txn != NULL) == is_in_transaction(c->phase));
+    if (c->txn != NULL)
+        ASSERT(c->rcpt_replied <= c->rcpt_sent && c->rcpt_sent <= c->txn->recipient_count);
 }
 
 static void move(struct smtp_client *c, enum smtp_phase to)
 {
-    ASSERT(to == SMTP_CLOSED || to == c->phase || (next_of(c->phase) & (1u << to)) != 0);
+    ASSERT(to == SMTP_CLOSED || to == c->phase || (info_of(c->phase)->next & (1u << to)) != 0);
     if (to == SMTP_CLOSED && c->phase != SMTP_CLOSED)
         c->ended_in = c->phase;
     c->phase = to;
@@ -107,15 +101,34 @@ static void move(struct smtp_client *c, enum smtp_phase to)
 
 /* ---- queueing commands ---- */
 
-static void expect(struct smtp_client *c, enum smtp_phase phase, uint32_t count)
+/* A command was queued: its reply is the last one awaited. */
+static void expect(struct smtp_client *c, enum smtp_phase phase)
 {
+    struct expected *last = c->expect_count > 0 ? &c->expect[c->expect_count - 1] : NULL;
+    if (phase == SMTP_RCPT && last != NULL && last->phase == SMTP_RCPT) {
+        last->count++;
+        return;
+    }
     ASSERT(c->expect_count < EXPECT_MAX);
-    c->expect[c->expect_count++] = (struct expected){phase, count};
+    c->expect[c->expect_count++] = (struct expected){phase, 1};
     if (c->expect_count == 1)
         move(c, phase);
 }
 
-/* Text from an envelope: it was checked at submission, and must never be able to end a command line. */
+/* One reply to the oldest command has come. The phase stays where nothing else is awaited: whoever
+ * acts on the reply moves it. */
+static void unexpect(struct smtp_client *c)
+{
+    if (--c->expect[0].count > 0)
+        return;
+    c->expect_count--;
+    memmove(&c->expect[0], &c->expect[1], c->expect_count * sizeof c->expect[0]);
+    if (c->expect_count > 0)
+        move(c, c->expect[0].phase);
+}
+
+/* Text from an envelope: it was checked at submission, and must never be able to end a command
+ * line. */
 static void put_field(struct smtp_client *c, struct slice field)
 {
     for (size_t i = 0; i < field.len; i++)
@@ -134,7 +147,7 @@ static void send_ehlo(struct smtp_client *c, enum smtp_phase phase)
     put(c, phase == SMTP_EHLO ? "EHLO " : "HELO ");
     put_field(c, slice_str(c->options.ehlo_name));
     put(c, "\r\n");
-    expect(c, phase, 1);
+    expect(c, phase);
 }
 
 static bool has(const struct smtp_client *c, enum smtp_capability bit)
@@ -189,7 +202,7 @@ static void send_mail(struct smtp_client *c)
         put_field(c, e->envid);
     }
     put(c, "\r\n");
-    expect(c, SMTP_MAIL, 1);
+    expect(c, SMTP_MAIL);
 }
 
 static void put_notify(struct smtp_client *c, unsigned notify)
@@ -225,12 +238,41 @@ static void send_rcpt(struct smtp_client *c)
         }
     }
     put(c, "\r\n");
+    expect(c, SMTP_RCPT);
 }
 
 static void send_data(struct smtp_client *c)
 {
     put(c, "DATA\r\n");
-    expect(c, SMTP_DATA, 1);
+    c->data_sent = true;
+    expect(c, SMTP_DATA);
+}
+
+static bool any_recipient_taken(const struct smtp_client *c)
+{
+    for (uint32_t i = 0; i < c->txn->recipient_count; i++)
+        if (c->txn->replies[i].class == 2)
+            return true;
+    return false;
+}
+
+/* Without PIPELINING a group is one command. */
+static bool may_send(const struct smtp_client *c)
+{
+    return c->expect_count == 0 || (has(c, SMTP_CAP_PIPELINING) && buf_len(c->out) < GROUP_BYTES);
+}
+
+/* Queues what may go now of the RCPTs and DATA. Behind a refused MAIL nothing more goes; DATA goes
+ * along with RCPTs still unanswered, but not where it is known that nobody was taken. */
+static void send_more(struct smtp_client *c)
+{
+    if (c->mail_refused || c->data_sent)
+        return;
+    while (c->rcpt_sent < c->txn->recipient_count && may_send(c))
+        send_rcpt(c);
+    if (c->rcpt_sent == c->txn->recipient_count && may_send(c) &&
+        (c->expect_count > 0 || any_recipient_taken(c)))
+        send_data(c);
 }
 
 /* ---- the ends of things ---- */
@@ -266,26 +308,32 @@ static void settle_rest(struct smtp_client *c, const struct reply *reply)
             c->txn->replies[i] = *reply;
 }
 
-/* Every recipient has its reply. Where no content was sent the server still holds the transaction: RSET. */
+/* Every recipient has its reply. */
 static enum smtp_client_event transaction_over(struct smtp_client *c)
 {
-    ASSERT(c->expect_count == 0);
     c->txn = NULL;
-    if (c->need_rset) {
-        put(c, "RSET\r\n");
-        expect(c, SMTP_RSET, 1);
-    } else {
-        become_ready(c);
-    }
+    become_ready(c);
     return CLIENT_DONE;
 }
 
-static bool any_recipient_taken(const struct smtp_client *c)
+/* The same where no content was sent: the server still holds the transaction. */
+static enum smtp_client_event transaction_over_early(struct smtp_client *c)
 {
-    for (uint32_t i = 0; i < c->txn->recipient_count; i++)
-        if (c->txn->replies[i].class == 2)
-            return true;
-    return false;
+    c->txn = NULL;
+    put(c, "RSET\r\n");
+    expect(c, SMTP_RSET);
+    return CLIENT_DONE;
+}
+
+/* Where nothing is awaited and nothing more may go, the transaction ended before its content. */
+static enum smtp_client_event go_on(struct smtp_client *c)
+{
+    send_more(c);
+    if (c->expect_count > 0)
+        return CLIENT_MORE;
+    if (c->mail_refused)
+        settle_rest(c, &c->verdict);
+    return transaction_over_early(c);
 }
 
 /* ---- replies, by the command they answer ---- */
@@ -296,8 +344,6 @@ static enum smtp_client_event on_greeting(struct smtp_client *c, const struct re
         return fail(c, TROUBLE_BUSY, r);
     if (r->class == 5)
         return fail(c, TROUBLE_REFUSING, r);
-    if (r->class != 2)
-        return fail_local(c, TROUBLE_NOT_SMTP, LOCAL_NOT_SMTP);
     send_ehlo(c, SMTP_EHLO);
     return CLIENT_MORE;
 }
@@ -307,7 +353,7 @@ static enum smtp_client_event after_ehlo(struct smtp_client *c)
     bool wanted = !c->in_tls && c->options.tls != SMTP_TLS_OFF;
     if (wanted && has(c, SMTP_CAP_STARTTLS)) {
         put(c, "STARTTLS\r\n");
-        expect(c, SMTP_STARTTLS, 1);
+        expect(c, SMTP_STARTTLS);
         return CLIENT_MORE;
     }
     if (wanted && c->options.tls == SMTP_TLS_REQUIRED)
@@ -320,7 +366,7 @@ static enum smtp_client_event on_ehlo(struct smtp_client *c, const struct reply 
 {
     if (r->class == 2)
         return after_ehlo(c);
-    if (r->class == 5 && !c->in_tls) { /* RFC 5321 3.2: an old server; HELO on the same session */
+    if (r->class == 5) { /* RFC 5321 3.2: an old server; HELO on the same session */
         send_ehlo(c, SMTP_HELO);
         return CLIENT_MORE;
     }
@@ -338,7 +384,7 @@ static enum smtp_client_event on_helo(struct smtp_client *c, const struct reply 
 static enum smtp_client_event on_starttls(struct smtp_client *c, const struct reply *r)
 {
     if (r->class == 2) {
-        expect(c, SMTP_TLS, 1);
+        expect(c, SMTP_TLS);
         return CLIENT_START_TLS;
     }
     if (c->options.tls == SMTP_TLS_REQUIRED)
@@ -347,97 +393,68 @@ static enum smtp_client_event on_starttls(struct smtp_client *c, const struct re
     return CLIENT_MORE;
 }
 
-static bool pipelines(const struct smtp_client *c)
-{
-    return has(c, SMTP_CAP_PIPELINING);
-}
-
 static enum smtp_client_event on_mail(struct smtp_client *c, const struct reply *r)
 {
-    if (r->class != 2) {
+    if (r->class != 2) { /* what was sent along is still answered, before the transaction is over */
         c->mail_refused = true;
         c->verdict = *r;
-        if (pipelines(c))
-            return CLIENT_MORE; /* the replies to what was sent along are still to come */
-        settle_rest(c, r);
-        c->need_rset = true;
-        return transaction_over(c);
     }
-    if (!pipelines(c)) {
-        send_rcpt(c);
-        expect(c, SMTP_RCPT, 1);
-    }
-    return CLIENT_MORE;
+    return go_on(c);
 }
 
 static enum smtp_client_event on_rcpt(struct smtp_client *c, const struct reply *r)
 {
     c->txn->replies[c->rcpt_replied++] = c->mail_refused ? c->verdict : *r;
-    if (pipelines(c))
-        return CLIENT_MORE;
-    if (c->rcpt_sent < c->txn->recipient_count) {
-        send_rcpt(c);
-        expect(c, SMTP_RCPT, 1);
-        return CLIENT_MORE;
-    }
-    if (any_recipient_taken(c)) {
-        send_data(c);
-        return CLIENT_MORE;
-    }
-    c->need_rset = true;
-    return transaction_over(c);
+    return go_on(c);
 }
 
 static enum smtp_client_event on_data(struct smtp_client *c, const struct reply *r)
 {
     bool taken = any_recipient_taken(c);
     if (r->class == 3 && taken) {
-        expect(c, SMTP_BODY, 1);
+        expect(c, SMTP_BODY);
         return CLIENT_BODY;
     }
-    if (r->class == 3) { /* RFC 2920 3.1: nobody was accepted, yet the server wants content: an empty one */
+    if (r->class == 3) {
+        /* RFC 2920 3.1: nobody was accepted, yet the server wants content: an empty one. */
         put(c, ".\r\n");
-        expect(c, SMTP_DOT, 1);
+        expect(c, SMTP_DOT);
         return CLIENT_MORE;
     }
     if (r->class == 2 && taken)
         return fail_local(c, TROUBLE_NOT_SMTP, LOCAL_NOT_SMTP);
-    if (taken)
-        settle_rest(c, r);
-    c->need_rset = true;
-    return transaction_over(c);
+    settle_rest(c, r);
+    return transaction_over_early(c);
 }
 
+/* Where nobody was taken the content was empty, and its reply says nothing about anybody. */
 static enum smtp_client_event on_dot(struct smtp_client *c, const struct reply *r)
 {
-    if (any_recipient_taken(c)) {
-        if (r->class == 3)
-            return fail_local(c, TROUBLE_NOT_SMTP, LOCAL_NOT_SMTP);
-        settle_rest(c, r);
-    }
+    if (r->class == 3 && any_recipient_taken(c))
+        return fail_local(c, TROUBLE_NOT_SMTP, LOCAL_NOT_SMTP);
+    settle_rest(c, r);
     return transaction_over(c);
 }
 
-/* 421 may answer any command (RFC 5321 3.8): the server is closing. What was not decided shares its verdict. */
+/* 421 may answer any command (RFC 5321 3.8): the server is closing. In answer to the dot the
+ * outcome is known all the same (not taken), and so it is where everybody has been refused before:
+ * the transaction is over first, then the session fails. */
 static enum smtp_client_event on_shutdown(struct smtp_client *c, const struct reply *r)
 {
-    bool final = c->phase == SMTP_DOT;
-    if (final && c->txn != NULL && any_recipient_taken(c)) {
-        /* An answer to the dot, so the outcome is known: not taken. The driver closes at the next event. */
+    bool decided =
+        c->txn != NULL && (c->phase == SMTP_DOT ||
+                           (c->rcpt_replied == c->txn->recipient_count && !any_recipient_taken(c)));
+    if (decided)
         settle_rest(c, r);
-        c->txn = NULL;
-        c->need_rset = false;
-        c->trouble = TROUBLE_BUSY;
-        c->last = *r;
-        move(c, SMTP_CLOSED);
-        return CLIENT_DONE;
-    }
-    return fail(c, TROUBLE_BUSY, r);
+    enum smtp_client_event event = fail(c, TROUBLE_BUSY, r);
+    return decided ? CLIENT_DONE : event;
 }
 
 static enum smtp_client_event answer(struct smtp_client *c, enum smtp_phase answered,
                                      const struct reply *r)
 {
+    if (r->class == 3 && answered != SMTP_DATA && answered != SMTP_DOT)
+        return fail_local(c, TROUBLE_NOT_SMTP, LOCAL_NOT_SMTP); /* 3yz answers nothing else */
     switch (answered) {
     case SMTP_GREETING:
         return on_greeting(c, r);
@@ -461,8 +478,8 @@ static enum smtp_client_event answer(struct smtp_client *c, enum smtp_phase answ
         become_ready(c);
         return CLIENT_MORE;
     case SMTP_BODY: /* a server that speaks before the content's end */
-        return r->class == 2 || r->class == 3 ? fail_local(c, TROUBLE_NOT_SMTP, LOCAL_NOT_SMTP)
-                                              : fail(c, TROUBLE_CLOSED, r);
+        return r->class == 2 ? fail_local(c, TROUBLE_NOT_SMTP, LOCAL_NOT_SMTP)
+                             : fail(c, TROUBLE_CLOSED, r);
     case SMTP_QUIT:
         return fail(c, TROUBLE_CLOSED, r);
     case SMTP_TLS:
@@ -473,25 +490,24 @@ static enum smtp_client_event answer(struct smtp_client *c, enum smtp_phase answ
     return fail_local(c, TROUBLE_NOT_SMTP, LOCAL_NOT_SMTP);
 }
 
-/* A complete reply: its command leaves the queue, the phase moves on to the next one awaited, if any; then it is
- * answered, which may queue more. */
+/* A complete reply: its command leaves the queue, the phase moves on to the next one awaited, if
+ * any; then it is acted on, which may queue more. */
 static enum smtp_client_event on_reply(struct smtp_client *c)
 {
     struct reply r = c->parser.reply;
     smtp_reply_reset(&c->parser);
     c->replies++;
-    if (c->expect_count == 0) /* nothing was asked: a server that goes, or one that floods */
-        return r.code == 421 ? fail(c, TROUBLE_BUSY, &r)
-                             : fail_local(c, TROUBLE_FLOOD, LOCAL_NOT_SMTP);
-    if (r.code == 421) /* may answer any command */
+    /* 421 may answer any command, or none. Exchange says 451 to a connection that idled too long.
+     */
+    if (r.code == 421 || (c->unasked && r.class == 4))
         return on_shutdown(c, &r);
-    enum smtp_phase answered = c->expect[0].phase;
-    if (--c->expect[0].count == 0) {
-        c->expect_count--;
-        memmove(&c->expect[0], &c->expect[1], c->expect_count * sizeof c->expect[0]);
-        if (c->expect_count > 0)
-            move(c, c->expect[0].phase);
-    }
+    if (c->unasked)
+        return fail_local(c, TROUBLE_FLOOD, LOCAL_NOT_SMTP);
+    enum smtp_phase answered = c->phase;
+    unexpect(c);
+    /* An answer to a command that has not been written yet is none. */
+    if (c->expect_count == 0 && buf_len(c->out) > 0)
+        return fail_local(c, TROUBLE_FLOOD, LOCAL_NOT_SMTP);
     return answer(c, answered, &r);
 }
 
@@ -506,7 +522,7 @@ struct smtp_client *smtp_client_create(const struct smtp_client_options *options
     c->out = out;
     c->phase = SMTP_GREETING;
     smtp_reply_reset(&c->parser);
-    expect(c, SMTP_GREETING, 1);
+    expect(c, SMTP_GREETING);
     return c;
 }
 
@@ -524,37 +540,53 @@ static void on_ehlo_line(void *context, unsigned line, struct slice text)
         smtp_capability_read(&c->caps, text);
 }
 
+/* Input is used up: what is there to tell? */
+static enum smtp_client_event starved(struct smtp_client *c)
+{
+    bool ready = c->ready_pending;
+    c->ready_pending = false;
+    return ready ? CLIENT_READY : CLIENT_MORE;
+}
+
+/* Reads from `input` up to the end of one reply, which it acts on. */
+static enum smtp_client_event feed_reply(struct smtp_client *c, struct slice input,
+                                         size_t *used_out)
+{
+    if (input.len > 0 && smtp_reply_is_empty(&c->parser))
+        c->unasked = c->expect_count == 0;
+    switch (smtp_reply_feed(&c->parser, input, used_out,
+                            c->phase == SMTP_EHLO ? on_ehlo_line : NULL, c)) {
+    case SMTP_REPLY_MORE:
+        return CLIENT_MORE;
+    case SMTP_REPLY_GARBAGE:
+        return fail_local(c, c->unasked ? TROUBLE_FLOOD : TROUBLE_NOT_SMTP, LOCAL_NOT_SMTP);
+    case SMTP_REPLY_TOO_LONG:
+        return fail_local(c, TROUBLE_FLOOD, LOCAL_REPLY_TOO_LONG);
+    case SMTP_REPLY_COMPLETE:
+        break;
+    }
+    return on_reply(c);
+}
+
 enum smtp_client_event smtp_client_feed(struct smtp_client *c, struct slice input, size_t *used_out)
 {
+    ASSERT(c->phase != SMTP_TLS);
     *used_out = 0;
-    for (;;) {
-        if (c->phase == SMTP_CLOSED)
-            return CLIENT_FAILED;
-        if (c->ready_pending) {
-            c->ready_pending = false;
-            return CLIENT_READY;
-        }
-        struct slice rest = slice_skip(input, *used_out);
+    if (c->phase == SMTP_CLOSED)
+        return CLIENT_FAILED;
+    while (*used_out < input.len) {
         size_t used = 0;
-        enum smtp_reply_status status = smtp_reply_feed(
-            &c->parser, rest, &used, c->phase == SMTP_EHLO ? on_ehlo_line : NULL, c);
+        enum smtp_client_event event = feed_reply(c, slice_skip(input, *used_out), &used);
         *used_out += used;
-        switch (status) {
-        case SMTP_REPLY_MORE:
-            return CLIENT_MORE;
-        case SMTP_REPLY_GARBAGE:
-            return fail_local(c, TROUBLE_NOT_SMTP, LOCAL_NOT_SMTP);
-        case SMTP_REPLY_TOO_LONG:
-            return fail_local(c, TROUBLE_FLOOD, LOCAL_REPLY_TOO_LONG);
-        case SMTP_REPLY_COMPLETE:
-            break;
-        }
-        enum smtp_client_event event = on_reply(c);
+        /* RFC 3207 4.2: what came in clear behind the 220 is not believed. */
         if (event == CLIENT_START_TLS)
-            *used_out = input.len; /* RFC 3207 4.2: what came in clear behind the 220 is not believed */
+            *used_out = input.len;
         if (event != CLIENT_MORE)
             return event;
     }
+    if (!buf_ok(c->out)) /* nothing may follow half a command */
+        return fail_local(c, TROUBLE_NONE, LOCAL_NO_RESOURCES);
+    return starved(c);
 }
 
 void smtp_client_tls_up(struct smtp_client *c)
@@ -566,16 +598,16 @@ void smtp_client_tls_up(struct smtp_client *c)
     send_ehlo(c, SMTP_EHLO);
 }
 
-bool smtp_client_can_carry(const struct smtp_client *c, const struct envelope *e, const struct envelope_recipient *r,
-                           struct reply *why_out)
+bool smtp_client_can_carry(const struct smtp_client *c, const struct envelope *e,
+                           const struct envelope_recipient *r, struct reply *why_out)
 {
     ASSERT(c->phase == SMTP_READY);
     if (c->caps.size_max > 0 && e->size_bytes > c->caps.size_max)
         *why_out = reply_local(LOCAL_TOO_LARGE);
     else if ((e->flags & ENVELOPE_HAS_8BIT) != 0 && !has(c, SMTP_CAP_8BITMIME))
         *why_out = reply_local(LOCAL_NEEDS_8BITMIME);
-    else if ((e->flags & ENVELOPE_SMTPUTF8) != 0 && (header_needs_utf8(e) || has_8bit(r->address)) &&
-             !has(c, SMTP_CAP_SMTPUTF8))
+    else if ((e->flags & ENVELOPE_SMTPUTF8) != 0 &&
+             (header_needs_utf8(e) || has_8bit(r->address)) && !has(c, SMTP_CAP_SMTPUTF8))
         *why_out = reply_local(LOCAL_NEEDS_SMTPUTF8);
     else
         return true;
@@ -585,24 +617,20 @@ bool smtp_client_can_carry(const struct smtp_client *c, const struct envelope *e
 void smtp_client_begin(struct smtp_client *c, const struct smtp_transaction *t)
 {
     ASSERT(c->phase == SMTP_READY && t->recipient_count > 0);
+    memset(t->replies, 0, t->recipient_count * sizeof *t->replies);
     c->ready_pending = false;
     c->txn = t;
     c->rcpt_sent = c->rcpt_replied = 0;
-    c->mail_refused = c->need_rset = false;
+    c->mail_refused = c->data_sent = false;
     send_mail(c);
-    if (!pipelines(c))
-        return;
-    while (c->rcpt_sent < t->recipient_count)
-        send_rcpt(c);
-    expect(c, SMTP_RCPT, t->recipient_count);
-    send_data(c);
+    send_more(c);
 }
 
 void smtp_client_body_sent(struct smtp_client *c)
 {
     ASSERT(c->phase == SMTP_BODY && c->expect_count == 1);
     c->expect_count = 0;
-    expect(c, SMTP_DOT, 1);
+    expect(c, SMTP_DOT);
 }
 
 void smtp_client_quit(struct smtp_client *c)
@@ -610,7 +638,7 @@ void smtp_client_quit(struct smtp_client *c)
     ASSERT(c->phase == SMTP_READY);
     c->ready_pending = false;
     put(c, "QUIT\r\n");
-    expect(c, SMTP_QUIT, 1);
+    expect(c, SMTP_QUIT);
 }
 
 enum smtp_phase smtp_client_phase(const struct smtp_client *c)

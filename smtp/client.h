@@ -1,15 +1,27 @@
-/* The client side of one SMTP connection: what we say to a mail exchange (RFC 5321), with PIPELINING, SIZE, 8BITMIME,
- * SMTPUTF8, DSN, STARTTLS (3207), LIMITS (9422). A pure state machine: bytes in, commands and events out; no I/O, no clock.
- * One thread at a time; owned by the session that drives it.
+/* The client side of one SMTP connection: what we say to a mail exchange (RFC 5321), with
+ * PIPELINING, SIZE, 8BITMIME, SMTPUTF8, DSN, STARTTLS (3207), LIMITS (9422). A pure state machine:
+ * bytes in, commands and events out; no I/O, no clock. One thread at a time; owned by the session
+ * that drives it.
  *
  *   GREETING -> EHLO (-> HELO) -> [STARTTLS -> TLS -> EHLO] -> READY
- *   READY -> MAIL -> RCPT... -> DATA -> BODY -> DOT -> READY      (with PIPELINING MAIL..DATA are one write)
- *   a transaction that ends before BODY is followed by RSET; READY -> QUIT
+ *   READY -> MAIL -> RCPT... -> DATA -> BODY -> DOT -> READY      with PIPELINING one write to DATA
+ *   MAIL, RCPT, DATA -> RSET -> READY                             a transaction without content
+ *   READY -> QUIT
  *
- * Commands sent and replies awaited are two cursors on one queue, replied <= sent; every reply is matched
- * with the command it answers. The driver writes out what gathers in `out`, arms one deadline for
- * smtp_client_limit_ms() whenever smtp_client_awaiting() changes (per reply, absolute, never moved by a trickle),
- * and streams the body itself. */
+ * Commands sent and replies awaited are two cursors on one queue, replied <= sent; every reply is
+ * matched with the command it answers. The driver writes out what gathers in `out`, in order and
+ * before it feeds what it reads next; arms one deadline of smtp_phase_limit_ms() whenever
+ * smtp_client_phase() or smtp_client_replies() has changed (per reply, absolute, never moved by a
+ * trickle); and streams the body itself.
+ *
+ * One message over a new connection, as the driver sees it (PIPELINING):
+ *
+ *   feed("220 mx\r\n")                 MORE; `out` has EHLO
+ *   feed("250-mx ... 250 DSN\r\n")     READY; smtp_client_begin() puts MAIL, RCPTs, DATA into `out`
+ *   feed("250 ...\r\n" twice)          MORE, twice or once
+ *   feed("354 go\r\n")                 BODY; content and dot written, smtp_client_body_sent()
+ *   feed("250 queued\r\n")             DONE: the outcome of each recipient is in its reply
+ *   feed("")                           READY: the next message, or smtp_client_quit() */
 #ifndef ONWARD_SMTP_CLIENT_H
 #define ONWARD_SMTP_CLIENT_H
 
@@ -20,25 +32,26 @@
 
 enum smtp_tls_policy { SMTP_TLS_OPPORTUNISTIC, SMTP_TLS_REQUIRED, SMTP_TLS_OFF };
 
-/* What the machine waits for: X(name, log phrase, RFC 5321 4.5.3.2 limit in seconds). */
+/* What the machine waits for, and all there is to know of it: X(name, log phrase, limit in seconds
+ * by RFC 5321 4.5.3.2, legal next phases). CLOSED can follow any of them. */
 #define SMTP_PHASES(X)                                                                             \
-    X(SMTP_GREETING, "greeting", 300)                                                              \
-    X(SMTP_EHLO, "EHLO", 300)                                                                      \
-    X(SMTP_HELO, "HELO", 300)                                                                      \
-    X(SMTP_STARTTLS, "STARTTLS", 120)                                                              \
-    X(SMTP_TLS, "TLS handshake", 120)                                                              \
-    X(SMTP_READY, "ready", 0)                                                                      \
-    X(SMTP_MAIL, "MAIL", 300)                                                                      \
-    X(SMTP_RCPT, "RCPT", 300)                                                                      \
-    X(SMTP_DATA, "DATA", 120)                                                                      \
-    X(SMTP_BODY, "message body", 180)                                                              \
-    X(SMTP_DOT, "end of message", 600)                                                             \
-    X(SMTP_RSET, "RSET", 20)                                                                       \
-    X(SMTP_QUIT, "QUIT", 5)                                                                        \
-    X(SMTP_CLOSED, "closed", 0)
+    X(SMTP_GREETING, "greeting", 300, TO(SMTP_EHLO))                                               \
+    X(SMTP_EHLO, "EHLO", 300, TO(SMTP_HELO) | TO(SMTP_STARTTLS) | TO(SMTP_READY))                  \
+    X(SMTP_HELO, "HELO", 300, TO(SMTP_READY))                                                      \
+    X(SMTP_STARTTLS, "STARTTLS", 120, TO(SMTP_TLS) | TO(SMTP_READY))                               \
+    X(SMTP_TLS, "TLS handshake", 120, TO(SMTP_EHLO))                                               \
+    X(SMTP_READY, "ready", 0, TO(SMTP_MAIL) | TO(SMTP_QUIT))                                       \
+    X(SMTP_MAIL, "MAIL", 300, TO(SMTP_RCPT) | TO(SMTP_RSET))                                       \
+    X(SMTP_RCPT, "RCPT", 300, TO(SMTP_DATA) | TO(SMTP_RSET))                                       \
+    X(SMTP_DATA, "DATA", 120, TO(SMTP_BODY) | TO(SMTP_DOT) | TO(SMTP_RSET))                        \
+    X(SMTP_BODY, "message body", 180, TO(SMTP_DOT))                                                \
+    X(SMTP_DOT, "end of message", 600, TO(SMTP_READY))                                             \
+    X(SMTP_RSET, "RSET", 20, TO(SMTP_READY))                                                       \
+    X(SMTP_QUIT, "QUIT", 5, 0)                                                                     \
+    X(SMTP_CLOSED, "closed", 0, 0)
 
 enum smtp_phase {
-#define X(name, phrase, limit_s) name,
+#define X(name, phrase, limit_s, next) name,
     SMTP_PHASES(X)
 #undef X
 };
@@ -46,25 +59,34 @@ enum smtp_phase {
 const char *smtp_phase_name(enum smtp_phase phase);
 uint64_t smtp_phase_limit_ms(enum smtp_phase phase); /* 0 = none */
 
+/* MORE: all input is used; flush, wait.
+ * START_TLS: 220 to STARTTLS: do the handshake, then smtp_client_tls_up; no feed in between.
+ * READY: a transaction may begin: after EHLO, or after DONE and its clean-up. It is told only when
+ *   all input is used, so that a server that speaks unasked is found out first.
+ * BODY: 354: send the content; the final dot only with the commit token.
+ * DONE: the transaction is over, every recipient has its reply. READY follows by itself: from the
+ *   next call of feed, an empty one will do, or once RSET has been answered. Where the reply that
+ *   ended it was 421, FAILED follows instead.
+ * FAILED: the session is over, smtp_client_trouble says why: close. Recipients that had a reply by
+ *   then keep it; the others have code 0. */
 enum smtp_client_event {
-    CLIENT_MORE,     /* all input used; flush, wait */
-    CLIENT_START_TLS, /* 220 to STARTTLS: do the handshake, then smtp_client_tls_up */
-    CLIENT_READY,    /* a transaction may begin: after EHLO (the first time), after DONE's clean-up */
-    CLIENT_BODY,     /* 354: send the content; the final dot only with the commit token */
-    CLIENT_DONE,     /* the transaction is over: every recipient has its reply. READY follows by itself: at the next
-                        call of feed, an empty one will do, or once a RSET has been answered */
-    CLIENT_FAILED,   /* the session is over: smtp_client_failure says why. Close */
+    CLIENT_MORE,
+    CLIENT_START_TLS,
+    CLIENT_READY,
+    CLIENT_BODY,
+    CLIENT_DONE,
+    CLIENT_FAILED,
 };
 
 /* Why a session failed: decides what it means for the host (DESIGN.md 2). */
 enum smtp_client_trouble {
-    TROUBLE_NONE,
-    TROUBLE_CLOSED,         /* it gave up the content before its end, or answered QUIT */
-    TROUBLE_NOT_SMTP,       /* no reply code, bad line ends, binary */
-    TROUBLE_FLOOD,          /* a line or a reply over its limit, replies nobody asked for */
-    TROUBLE_BUSY,           /* greeting 4xx, or 421 at any command */
-    TROUBLE_REFUSING,       /* greeting 5xx; EHLO and HELO both 5xx */
-    TROUBLE_TLS_REQUIRED,   /* policy wants TLS and it is not to be had */
+    TROUBLE_NONE,         /* none of the server's: out of memory for a command */
+    TROUBLE_CLOSED,       /* it gave up the content before its end, or answered QUIT */
+    TROUBLE_NOT_SMTP,     /* no reply code, bad line ends, binary */
+    TROUBLE_FLOOD,        /* a line or a reply over its limit, replies nobody asked for */
+    TROUBLE_BUSY,         /* greeting 4xx, 421 at any command, a goodbye while idle */
+    TROUBLE_REFUSING,     /* greeting 5xx; EHLO and HELO both 5xx */
+    TROUBLE_TLS_REQUIRED, /* policy wants TLS and it is not to be had */
 };
 
 struct smtp_client_options {
@@ -74,9 +96,9 @@ struct smtp_client_options {
 
 /* One transaction: a message for some recipients. Borrowed from BEGIN to DONE. */
 struct smtp_transaction {
-    const struct envelope *envelope;               /* without recipients */
-    const struct envelope_recipient *recipients;   /* in sending order */
-    struct reply *replies;                         /* one per recipient: filled by DONE */
+    const struct envelope *envelope;             /* without recipients */
+    const struct envelope_recipient *recipients; /* in sending order */
+    struct reply *replies; /* one per recipient: cleared at the start, filled by DONE */
     uint32_t recipient_count;
 };
 
@@ -86,20 +108,23 @@ struct smtp_client;
 struct smtp_client *smtp_client_create(const struct smtp_client_options *options, struct buf *out);
 void smtp_client_destroy(struct smtp_client **c);
 
-/* Uses up bytes of `input`, at most until the next event; feed the rest again. Input behind a 220 to STARTTLS is
- * dropped, never read as replies (RFC 3207 4.2, command injection). Unasked-for bytes are FLOOD. */
+/* Uses up bytes of `input`, at most until the next event; feed the rest again until MORE, START_TLS
+ * or FAILED. May be empty. Neither blocks nor calls back. Input behind a 220 to STARTTLS is
+ * dropped, never read as replies (RFC 3207 4.2, command injection). Replies nobody asked for are
+ * FLOOD; only 4yz says goodbye (BUSY), as servers do to a connection that idles. */
 enum smtp_client_event smtp_client_feed(struct smtp_client *c, struct slice input,
                                         size_t *used_out);
 
 /* The handshake is done: queues EHLO again; all earlier capabilities are forgotten. */
 void smtp_client_tls_up(struct smtp_client *c);
 
-/* In READY only: may this message for this recipient go over this connection at all (SIZE, 8BITMIME, SMTPUTF8)? True, or
- * false with the bounce in `*why_out`. */
-bool smtp_client_can_carry(const struct smtp_client *c, const struct envelope *e, const struct envelope_recipient *r,
-                           struct reply *why_out);
+/* In READY only: may this message for this recipient go over this connection at all (SIZE,
+ * 8BITMIME, SMTPUTF8)? True, or false with the bounce in `*why_out`. */
+bool smtp_client_can_carry(const struct smtp_client *c, const struct envelope *e,
+                           const struct envelope_recipient *r, struct reply *why_out);
 
-/* In READY only: begins the transaction: queues MAIL, RCPTs and DATA as pipelining allows. */
+/* In READY only: begins the transaction: queues MAIL, RCPTs and DATA as pipelining allows (of very
+ * many RCPTs the first ones; the others follow as replies come). */
 void smtp_client_begin(struct smtp_client *c, const struct smtp_transaction *t);
 
 /* After CLIENT_BODY: the last byte (final dot) is in the output. The phase becomes SMTP_DOT. */

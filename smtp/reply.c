@@ -34,8 +34,8 @@ static bool skip_dot(struct slice *s)
     return true;
 }
 
-/* Takes an enhanced status off the front of `text` (RFC 2034 4). One whose class contradicts the code is ignored, but still
- * taken off: it helps nobody. */
+/* Takes an enhanced status off the front of `text` (RFC 2034 4). One whose class contradicts the
+ * code is ignored, but still taken off: it helps nobody. */
 static void read_enhanced(struct reply *r, struct slice *text)
 {
     struct slice s = *text;
@@ -88,37 +88,64 @@ static bool read_line(struct smtp_reply_parser *p, struct slice line, bool *last
     return true;
 }
 
-enum smtp_reply_status smtp_reply_feed(struct smtp_reply_parser *p, struct slice input, size_t *used_out,
-                                       void (*on_line)(void *context, unsigned line, struct slice text),
-                                       void *context)
+/* Can this still become a reply line? Judged before the line is whole: garbage need not be waited
+ * for. */
+static bool is_plausible(struct slice line)
+{
+    if (line.len > 0 && (line.ptr[0] < '2' || line.ptr[0] > '5'))
+        return false;
+    for (size_t i = 1; i < line.len && i < 3; i++)
+        if (!is_digit(line.ptr[i]))
+            return false;
+    return line.len < 4 || memchr(" -\r", line.ptr[3], 3) != NULL;
+}
+
+/* Takes bytes up to the end of a line into `line`, its LF excluded. MORE: there is no whole line
+ * yet. */
+static enum smtp_reply_status take_line(struct smtp_reply_parser *p, struct slice input,
+                                        size_t *used_out)
+{
+    size_t lf = slice_find(input, '\n');
+    struct slice piece = slice_take(input, lf);
+    size_t want = lf < input.len ? lf + 1 : lf;
+    size_t room = sizeof p->line - p->line_len;
+    if (room > SMTP_REPLY_BYTES_MAX - p->bytes)
+        room = SMTP_REPLY_BYTES_MAX - p->bytes;
+    piece = slice_take(piece, room);
+    memcpy(p->line + p->line_len, piece.ptr, piece.len);
+    p->line_len = (uint16_t)(p->line_len + piece.len);
+    if (!is_plausible(slice_of(p->line, p->line_len)))
+        return SMTP_REPLY_GARBAGE;
+    if (want > room)
+        return SMTP_REPLY_TOO_LONG;
+    p->bytes += (uint32_t)want;
+    *used_out += want;
+    return lf < input.len ? SMTP_REPLY_COMPLETE : SMTP_REPLY_MORE;
+}
+
+/* The line that was taken, without its end: CRLF, or what passes for it. */
+static struct slice taken_line(struct smtp_reply_parser *p)
+{
+    struct slice line = slice_of(p->line, p->line_len);
+    while (line.len > 0 && line.ptr[line.len - 1] == '\r')
+        line.len--;
+    p->line_len = 0;
+    return line;
+}
+
+enum smtp_reply_status
+smtp_reply_feed(struct smtp_reply_parser *p, struct slice input, size_t *used_out,
+                void (*on_line)(void *context, unsigned line, struct slice text), void *context)
 {
     *used_out = 0;
     while (*used_out < input.len) {
-        struct slice rest = slice_skip(input, *used_out);
-        size_t lf = slice_find(rest, '\n');
-        size_t take = lf < rest.len ? lf + 1 : rest.len;
-        if (p->line_len + take > sizeof p->line || p->bytes + take > SMTP_REPLY_BYTES_MAX)
-            return SMTP_REPLY_TOO_LONG;
-        memcpy(p->line + p->line_len, rest.ptr, take);
-        p->line_len = (uint16_t)(p->line_len + take);
-        p->bytes += (uint32_t)take;
-        *used_out += take;
-        if (lf == rest.len) {
-            /* The code can be judged before the line is whole: garbage need not be waited for. */
-            struct slice head = slice_of(p->line, p->line_len < 3 ? p->line_len : 3);
-            for (size_t i = 0; i < head.len; i++)
-                if (!is_digit(head.ptr[i]))
-                    return SMTP_REPLY_GARBAGE;
-            return SMTP_REPLY_MORE;
-        }
-        struct slice line = slice_of(p->line, p->line_len - 1u);
-        if (line.len > 0 && line.ptr[line.len - 1] == '\r')
-            line.len--;
-        p->line_len = 0;
-        bool last = false;
+        enum smtp_reply_status status = take_line(p, slice_skip(input, *used_out), used_out);
+        if (status != SMTP_REPLY_COMPLETE)
+            return status;
         if (p->lines == SMTP_REPLY_LINES_MAX)
             return SMTP_REPLY_TOO_LONG;
-        if (!read_line(p, line, &last, on_line, context))
+        bool last = false;
+        if (!read_line(p, taken_line(p), &last, on_line, context))
             return SMTP_REPLY_GARBAGE;
         if (last) {
             reply_set_text(&p->reply, slice_of(p->text, p->text_len));

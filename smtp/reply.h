@@ -1,11 +1,13 @@
 /* The parser of SMTP replies (RFC 5321 4.2), fed with whatever arrives, at any split.
  *
- *   reply     = *( code "-" [ text ] CRLF ) code [ SP [ text ] ] CRLF        the same code on all lines
+ *   reply     = *( code "-" [ text ] CRLF ) code [ SP [ text ] ] CRLF    ; one code on all lines
  *   code      = ("2" / "3" / "4" / "5") digit digit
- *   text      = [ class "." subject "." detail SP ] words                    (RFC 2034; class = first digit of code)
+ *   text      = [ class "." subject "." detail SP ] words                  ; RFC 2034
  *
- * Bare LF as a line end is taken, since some servers send it; everything else that is not of this form is not SMTP.
- * Bounded: RFC 5321 4.5.3.1.5 allows 512 bytes a line, real servers send more, none honest more than this. */
+ * The class must be the code's first digit (RFC 2034 4); an enhanced status with another is
+ * ignored. Bare LF as a line end is taken, since some servers send it; everything else that is not
+ * of this form is not SMTP. Bounded: RFC 5321 4.5.3.1.5 allows 512 bytes a line, real servers send
+ * more, none honest more than this. */
 #ifndef ONWARD_SMTP_REPLY_H
 #define ONWARD_SMTP_REPLY_H
 
@@ -31,13 +33,20 @@ struct smtp_reply_parser {
     struct reply reply;
 };
 
-/* Clears for the next reply: nothing of the last one is left (RFC 3207: least of all across STARTTLS). */
+/* Clears for the next reply: nothing of the last one is left (RFC 3207: least of all across
+ * STARTTLS). */
 void smtp_reply_reset(struct smtp_reply_parser *p);
 
-/* `on_line`, where given, hears each line's text without its code: EHLO's keywords. After anything but SMTP_REPLY_MORE
- * the parser must be reset. */
-enum smtp_reply_status smtp_reply_feed(struct smtp_reply_parser *p, struct slice input, size_t *used_out,
-                                       void (*on_line)(void *context, unsigned line, struct slice text),
-                                       void *context);
+/* Has nothing of the next reply arrived yet? */
+static inline bool smtp_reply_is_empty(const struct smtp_reply_parser *p)
+{
+    return p->bytes == 0;
+}
+
+/* `on_line`, where given, hears each line's text without its code: EHLO's keywords. After anything
+ * but SMTP_REPLY_MORE the parser must be reset. */
+enum smtp_reply_status
+smtp_reply_feed(struct smtp_reply_parser *p, struct slice input, size_t *used_out,
+                void (*on_line)(void *context, unsigned line, struct slice text), void *context);
 
 #endif

@@ -1,7 +1,7 @@
 #include "smtp/stuff.h"
 
-/* Length of the run up to and including the first LF that a dot follows. A LF at the very end ends the run anyway: the
- * next content begins a line. */
+/* Length of the run up to and including the first LF that a dot follows. A LF at the very end ends
+ * the run anyway: the next content begins a line. */
 static size_t run_length(struct slice content)
 {
     size_t at = 0;

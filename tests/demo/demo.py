@@ -57,7 +57,7 @@ class Screen:
 
     def say(self, *lines: str) -> None:
         for line in lines:
-            print(f"   {line}")
+            print(f"   {line}".rstrip(), flush=True)
 
     def row(self, left: str, right: str, width: int = 12) -> None:
         print(f"   {self.paint('2', left.rjust(width))}  {right}", flush=True)
@@ -164,7 +164,8 @@ class Told:
                 f"\"{line['phase']}\"; now {line['health']}; next: {line['next']}")
 
     def failed(self, line: dict[str, Any]) -> str:
-        return f"{self.screen.bad(self.place(line))}: {line.get('text', 'failed')} in phase \"{line['phase']}\"; next: {line['next']}"
+        return (f"{self.screen.bad(self.place(line))}: {line.get('text', 'failed')} in phase \"{line['phase']}\"; "
+                f"next: {line['next']}")
 
     def delivered(self, line: dict[str, Any]) -> str:
         return f"{self.screen.good(self.place(line))}: took it, said \"{line['code']} {line['text']}\""
@@ -250,6 +251,7 @@ class Demo:
 
     def first_message(self) -> None:
         self.screen.section(3, "A message is submitted with a stock client; its way, as the relay's log has it")
+        self.screen.say("(this takes about five seconds: so long the relay waits for a host it does not know yet)")
         self.message("the first")
         path = max(self.stage.sink.folder.iterdir(), key=lambda found: found.stat().st_mtime)
         self.screen.say("", f"It has arrived; smtp-sink's file {path.name} begins:")

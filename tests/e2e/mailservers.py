@@ -50,6 +50,7 @@ retry     unix  -  -  n  -  -  error
 discard   unix  -  -  n  -  -  discard
 local     unix  -  n  n  -  -  local
 virtual   unix  -  n  n  -  -  virtual
+tlsmgr    unix  -  -  n  1000? 1 tlsmgr
 anvil     unix  -  -  n  -  1  anvil
 scache    unix  -  -  n  -  1  scache
 postlog   unix-dgram n - n - 1  postlogd
@@ -81,7 +82,7 @@ postlog   unix-dgram n - n - 1  postlogd
                  "virtual_mailbox_base": str(self.mail), "virtual_mailbox_maps": f"static:{domain}/",
                  "virtual_uid_maps": f"static:{mail.pw_uid}", "virtual_gid_maps": f"static:{mail.pw_gid}",
                  "virtual_minimum_uid": "1", "smtpd_relay_restrictions": "reject_unauth_destination",
-                 "smtpd_peername_lookup": "no", **settings}
+                 "smtpd_peername_lookup": "no", "notify_classes": "", **settings}
         return "".join(f"{key} = {value}\n" for key, value in lines.items())
 
     def _serves(self) -> bool:
@@ -172,6 +173,7 @@ host_lookup =
 rfc1413_query_timeout = 0s
 tls_advertise_hosts =
 accept_8bitmime = true
+smtp_accept_queue_per_connection = 0
 dsn_advertise_hosts = *
 chunking_advertise_hosts = *
 {more}

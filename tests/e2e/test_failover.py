@@ -443,6 +443,20 @@ class Probes(E2ETest):
         self.assertEqual(world.exchanges.connections(hung), known)
 
 
+class OpportunisticTls(E2ETest):
+    limit_s = 30
+
+    def test_a_host_that_insists_on_a_tls_it_cannot_do_now_bounces_nothing(self) -> None:
+        """454 to STARTTLS, then 530 in clear: the first is temporary, so the mail is kept (a server that lost its
+        session cache or entropy answers like this for a while)."""
+        world = self.world()
+        domain, _ = world.domain("one", "starttls;tls-only;reply@STARTTLS=454 4.7.0 TLS is not available now")
+        relay = world.start()
+        relay.send("", [f"r@{domain}"], "m")
+        wait_until(lambda: relay.logged("deferred") or relay.logged("bounced"), "the outcome")
+        self.assertEqual(relay.logged("bounced"), [])
+
+
 class RequiredTls(E2ETest):
     """`delivery.tls: required` never falls back to clear text."""
 

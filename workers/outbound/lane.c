@@ -136,6 +136,12 @@ static void tell_health(struct lane *l, const struct address *a, enum health_eve
                       random_u64(&l->worker->random));
 }
 
+/* Where it fell silent: behind EHLO it takes more than a greeting to prove it well. */
+static enum health_event silence_of(const struct session *s)
+{
+    return s->greeted_well ? HEALTH_EVENT_SILENT_LATE : HEALTH_EVENT_SILENT;
+}
+
 /* A fresh order by what is known now. A route always has the same number of addresses, so it fits. */
 static void reorder(struct lane *l)
 {
@@ -475,7 +481,7 @@ void lane_on_patience(struct lane *l, struct session *s)
         session_fail(s, END_TLS_FAILED, &reply);
         return;
     }
-    tell_health(l, &s->target.address, HEALTH_EVENT_SILENT);
+    tell_health(l, &s->target.address, silence_of(s));
     bool raced = false;
     if (s->flight != NULL) {
         struct session *spare = find_carrier(l);
@@ -511,6 +517,7 @@ void lane_on_done(struct lane *l, struct session *s)
     bool committed = f->token == s;
     s->flight = NULL;
     f->carriers--;
+    tell_health(l, &s->target.address, HEALTH_EVENT_CARRIED);
     if (!committed && f->carriers > 0 && (f->token != NULL || !all_refused_for_good(s))) {
         /* Refused here before the commit point, while another session still carries it. */
         l->elsewhere = true;
@@ -525,17 +532,19 @@ void lane_on_done(struct lane *l, struct session *s)
     if (flight_try_elsewhere(f)) {
         l->elsewhere = true;
         l->asked = s->target.address;
-        if (is_awaited(l) || start_next(l))
+        if (is_awaited(l) || start_next(l)) {
+            lane_log_failure(l, &s->target, "transaction", &s->transaction.replies[0], "one other exchange");
             return;
+        }
     }
     flight_over(l, s);
 }
 
-static enum health_event event_of(enum session_end end)
+static enum health_event event_of(const struct session *s, enum session_end end)
 {
     switch (end) {
     case END_SILENT:
-        return HEALTH_EVENT_SILENT;
+        return silence_of(s);
     case END_BROKEN:
         return HEALTH_EVENT_BROKEN;
     case END_BUSY:
@@ -585,7 +594,7 @@ void lane_on_end(struct lane *l, struct session *s, enum session_end end, const 
     lane_log_failure(l, &s->target, s->ended_in, reply,
                      stale ? "new connection" : in_clear_next ? "same exchange in clear" : "next exchange");
     if (!stale && end != END_LOCAL && end != END_TLS_POLICY)
-        tell_health(l, &s->target.address, event_of(end));
+        tell_health(l, &s->target.address, event_of(s, end));
     note_failure(l, reply, end == END_REFUSING);
     count_ready(l, s, false);
     lose_carrier(l, s);

@@ -153,7 +153,7 @@ static void close_now(struct session *s)
     w->outbound->sessions--;
     figure_drop(&w->shared.figures.sessions_open, 1);
     health_count_session(w->parts->health, &s->target.address, -1);
-    if (s->probe && !s->greeted_well)
+    if (s->probe) /* harmless where its verdict has been told */
         health_probe_drop(w->parts->health, &s->target.address);
     list_remove(&s->lane_link);
     list_push_back(&w->outbound->graveyard, &s->lane_link);
