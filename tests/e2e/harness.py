@@ -167,9 +167,9 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def message(message_id: str, body: str | bytes = "Hello.\r\n", sender: str = f"sender@{ORIGIN}", subject: str = "Test") -> bytes:
+def message(message_id: str, body: str | bytes = "Hello.\r\n", sender: str = f"sender@{ORIGIN}") -> bytes:
     """A whole message in wire form."""
-    head = (f"From: <{sender}>\r\nTo: undisclosed:;\r\nSubject: {subject}\r\nDate: Thu, 01 Jan 2026 00:00:00 +0000\r\n"
+    head = (f"From: <{sender}>\r\nTo: undisclosed:;\r\nSubject: Test\r\nDate: Thu, 01 Jan 2026 00:00:00 +0000\r\n"
             f"Message-ID: <{message_id}@{ORIGIN}>\r\n\r\n").encode()
     return head + (body.encode() if isinstance(body, str) else body)
 
@@ -178,6 +178,17 @@ def content_of(size: int) -> str:
     """About `size` bytes of lines."""
     line = "0123456789" * 7 + "\r\n"
     return line * (size // len(line) + 1)
+
+
+def up_to_data(sender: str, recipient: str) -> bytes:
+    """A client's bytes from EHLO to DATA, for tests that talk by hand."""
+    return f"EHLO client.example\r\nMAIL FROM:<{sender}>\r\nRCPT TO:<{recipient}>\r\nDATA\r\n".encode()
+
+
+def onward(*arguments: str | os.PathLike[str], stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs a command of the binary to its end."""
+    return subprocess.run([str(BINARY), *map(str, arguments)], input=stdin, capture_output=True, text=True, timeout=30,
+                          check=False)
 
 
 # ---- processes ----
@@ -331,7 +342,8 @@ class Exchanges:
     def start(self) -> None:
         if not self.behaviours:
             return
-        arguments: list[str | os.PathLike[str]] = [sys.executable, ROOT / "tests/peers/exchange.py", "--folder", self.folder]
+        program = ROOT / "tests/peers/exchange.py"
+        arguments: list[str | os.PathLike[str]] = [sys.executable, program, "--folder", self.folder]
         if any("starttls" in behaviour for behaviour in self.behaviours.values()):
             arguments += self.prepare_certificate()
         for address, behaviour in self.behaviours.items():
@@ -348,11 +360,11 @@ class Exchanges:
     def prepare_certificate(self) -> list[str]:
         """A self-signed certificate that is good for the names of the domain "tls" of the zone."""
         cert, key = self.folder / "cert.pem", self.folder / "key.pem"
+        names = f"subjectAltName=DNS:*.{ORIGIN},DNS:*.tls.{ORIGIN}"
         if not cert.exists():
-            subprocess.run([tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-                            "-nodes", "-days", "2", "-subj", f"/CN=exchange.{ORIGIN}",
-                            "-addext", f"subjectAltName=DNS:*.{ORIGIN},DNS:*.tls.{ORIGIN}", "-keyout", key, "-out", cert],
-                           check=True, capture_output=True)
+            subprocess.run([tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                            "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", f"/CN=exchange.{ORIGIN}",
+                            "-addext", names, "-keyout", key, "-out", cert], check=True, capture_output=True)
         return ["--cert", str(cert), "--key", str(key)]
 
     def at(self, address: str) -> str:
@@ -531,10 +543,9 @@ class Relay:
                 raise AssertionError(f"recipients refused: {refused}")
             return time.monotonic()
 
-    def run(self, *arguments: str, limit: float = 30) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command of the binary's, with this relay's configuration appended."""
-        return subprocess.run([str(BINARY), *arguments, "-c", str(self.config_path)], capture_output=True, text=True,
-                              timeout=limit, check=False)
+        return onward(*arguments, "-c", self.config_path)
 
     def json(self, *arguments: str) -> list[dict[str, Any]]:
         """The objects a command prints with --json."""
@@ -671,8 +682,8 @@ class World:
         if keep_logs_as is not None and KEPT_LOGS:
             kept = pathlib.Path(KEPT_LOGS) / keep_logs_as
             shutil.rmtree(kept, ignore_errors=True)
-            shutil.copytree(self.folder, kept, ignore=shutil.ignore_patterns("spool", "*.eml", "sink-*", "*.sock", "public", "private"),
-                            ignore_dangling_symlinks=True)
+            left_out = shutil.ignore_patterns("spool", "*.eml", "sink-*", "*.sock", "public", "private")
+            shutil.copytree(self.folder, kept, ignore=left_out, ignore_dangling_symlinks=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -105,7 +105,8 @@ def run_child(name: str, report_path: str, verbose: bool) -> int:
     signal.signal(signal.SIGTERM, on_terminate)
     suite.run(result)
     failures = [(test, text) for test, texts in result.bad.items() for text in texts]
-    not_run = planned - len(result.passed) - sum(1 for test in result.bad if not test.startswith(("setUpClass", "tearDownClass")))
+    around = ("setUpClass", "tearDownClass", "setUpModule", "tearDownModule")
+    not_run = planned - len(result.passed) - sum(1 for test in result.bad if not test.startswith(around))
     broken_ends = sum(1 for test in result.bad if test.startswith("tearDownClass"))
     failed = planned - len(result.passed) + broken_ends
     if not_run > 0:
@@ -140,7 +141,8 @@ class Runner:
         return report
 
     def _start(self, name: str, path: str, slot: int) -> subprocess.Popen[str]:
-        arguments = [sys.executable, "-B", __file__, "--child", name, "--report", path] + (["-v"] if self.verbose else [])
+        arguments = [sys.executable, "-B", __file__, "--child", name, "--report", path]
+        arguments += ["-v"] if self.verbose else []
         output = None if self.verbose else subprocess.PIPE
         child = subprocess.Popen(arguments, env={**os.environ, "ONWARD_TEST_SLOT": str(slot)}, stdout=output,
                                  stderr=subprocess.STDOUT if output else None, start_new_session=True, text=True)

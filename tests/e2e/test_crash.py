@@ -13,7 +13,7 @@ import smtplib
 import subprocess
 import threading
 
-from harness import E2ETest, ORIGIN, Relay, World, content_of, main, message, scaled, tool, wait_until
+from harness import E2ETest, ORIGIN, Relay, World, content_of, main, message, scaled, tool, up_to_data, wait_until
 
 SENDER = f"sender@postbox.{ORIGIN}"
 
@@ -116,13 +116,11 @@ class Killed(E2ETest):
         world, relay, recipients = self.load("good", 1)
         body = content_of(3_000_000)
         half = message("half", body)[:2_000_000]
-        socks = []
         for _ in range(5):
             sock = relay.socket()
             self.addCleanup(sock.close)
             sock.recv(512)
-            sock.sendall(b"EHLO c\r\nMAIL FROM:<%b>\r\nRCPT TO:<%b>\r\nDATA\r\n" % (SENDER.encode(), recipients[0].encode()) + half)
-            socks.append(sock)
+            sock.sendall(up_to_data(SENDER, recipients[0]) + half)
         relay.send(SENDER, recipients, "whole", body)
         relay.kill()
         relay.start()
@@ -160,9 +158,9 @@ class Load(E2ETest):
         return world, world.start()
 
     def source(self, relay: Relay, number: int) -> bool:
-        done = subprocess.run([tool("smtp-source"), "-s", "5", "-m", str(self.each), "-l", "10240", "-N", "-f", SENDER,
-                               "-t", f"r@d{number}.{ORIGIN}", f"127.0.0.1:{relay.port}"], capture_output=True, text=True,
-                              timeout=120, check=False)
+        command = [tool("smtp-source"), "-s", "5", "-m", str(self.each), "-l", "10240", "-N", "-f", SENDER,
+                   "-t", f"r@d{number}.{ORIGIN}", f"127.0.0.1:{relay.port}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         return done.returncode == 0
 
     def delivered(self) -> list[str]:

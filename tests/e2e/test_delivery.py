@@ -10,7 +10,7 @@ import re
 import smtplib
 import subprocess
 
-from harness import E2ETest, ORIGIN, Relay, World, content_of, main, message, scaled, tool, wait_until
+from harness import E2ETest, ORIGIN, Relay, World, content_of, main, message, scaled, tool, up_to_data, wait_until
 
 SENDER = f"sender@postbox.{ORIGIN}"
 
@@ -123,7 +123,8 @@ class OneMessage(E2ETest):
                        rcpt_options=["NOTIFY=FAILURE,DELAY", f"ORCPT=rfc822;Bob+2B@{name}"])
         record = world.wait_accepted(domain)[0]
         self.assertLessEqual({"RET=HDRS", "ENVID=QQ314159"}, set(record["mail_parameters"]))
-        self.assertLessEqual({"NOTIFY=FAILURE,DELAY", f"ORCPT=rfc822;Bob+2B@{domain}"}, set(record["rcpt_parameters"][0]))
+        wanted = {"NOTIFY=FAILURE,DELAY", f"ORCPT=rfc822;Bob+2B@{domain}"}
+        self.assertLessEqual(wanted, set(record["rcpt_parameters"][0]))
         bare = world.wait_accepted(plain)[0]
         self.assertEqual(bare["rcpt_parameters"], [[]])
         self.assertFalse(any(p.startswith(("RET", "ENVID")) for p in bare["mail_parameters"]))
@@ -140,7 +141,8 @@ class OneMessage(E2ETest):
         self.assertEqual(world.wait_accepted("one")[0]["tls"], "")
 
     def test_exchanges_without_extensions_are_served(self) -> None:
-        for behaviour in ("no-pipelining", "no-ehlo", "no-size;no-enhanced;no-dsn;no-smtputf8;no-chunking;no-8bitmime;no-pipelining"):
+        bare = "no-size;no-enhanced;no-dsn;no-smtputf8;no-chunking;no-8bitmime;no-pipelining"
+        for behaviour in ("no-pipelining", "no-ehlo", bare):
             with self.subTest(behaviour=behaviour):
                 self.check_unchanged("Hello.\r\n", behaviour)
 
@@ -259,7 +261,7 @@ class Submission(E2ETest):
             self.assertGreaterEqual(client.docmd("DATA")[0], 500)
         with relay.socket() as sock:
             sock.recv(512)
-            sock.sendall(b"EHLO c\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<r@%b>\r\nDATA\r\nhalf a mess" % domain.encode())
+            sock.sendall(up_to_data(SENDER, f"r@{domain}") + b"half a mess")
         relay.send(SENDER, [f"r@{domain}"], "whole")
         world.wait_accepted("whole")
         self.assertEqual(len(world.exchanges.accepted()), 1)

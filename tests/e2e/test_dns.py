@@ -114,7 +114,8 @@ class Shapes(E2ETest):
     def test_our_own_name_cuts_it_and_all_behind_it(self) -> None:
         world = self.world()
         better, worse = world.silent_address(), world.exchange()
-        world.zone.add("d MX 10 m", "d MX 20 relay", "d MX 30 worse", f"m A {better}", "relay A 127.0.0.1", f"worse A {worse}")
+        world.zone.add("d MX 10 m", "d MX 20 relay", "d MX 30 worse")
+        world.zone.add(f"m A {better}", "relay A 127.0.0.1", f"worse A {worse}")
         relay = world.start()
         relay.send("", [f"r@d.{ORIGIN}"], "m")
         relay.wait_logged("deferred")

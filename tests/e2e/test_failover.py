@@ -247,7 +247,7 @@ class SlowButHonest(E2ETest):
 
     def test_a_slow_exchange_beats_a_decoy_that_always_says_4xx(self) -> None:
         world = self.world()
-        domain, (slow, decoy) = world.domain("decoy", "delay@GREETING=7", "reply@RCPT=451 4.3.0 Come back")
+        domain, (slow, _) = world.domain("decoy", "delay@GREETING=7", "reply@RCPT=451 4.3.0 Come back")
         relay = world.start()
         relay.send(SENDER, [f"r@{domain}"], "decoy")
         record = world.wait_accepted("decoy")[0]
@@ -350,7 +350,7 @@ class Verdicts(E2ETest):
 
     def test_452_behind_some_recipients_sends_the_rest_in_the_next_transaction(self) -> None:
         world = self.world()
-        domain, (first, second) = world.domain("many", "rcpt-max=3", "good")
+        domain, (_, second) = world.domain("many", "rcpt-max=3", "good")
         relay = world.start()
         recipients = [f"r{n}@{domain}" for n in range(10)]
         relay.send(SENDER, recipients, "many")
@@ -408,7 +408,7 @@ class Probes(E2ETest):
         world = self.world(health={"demote_first": "2s"}, delivery={"idle": "10ms"})
         flag = world.folder / "ill"
         flag.touch()
-        domain, (first, second) = world.domain("heal", f"garbage@GREETING;while={flag}", "good")
+        domain, (first, _) = world.domain("heal", f"garbage@GREETING;while={flag}", "good")
         relay = world.start()
         relay.send(SENDER, [f"r@{domain}"], "ill-1")
         world.wait_accepted("ill-1")
@@ -462,7 +462,7 @@ class RequiredTls(E2ETest):
 
     def test_an_exchange_without_tls_is_passed_over(self) -> None:
         world = self.world()
-        domain, (first, second) = world.domain("tls", "good", "starttls;tls-only")
+        domain, (first, _) = world.domain("tls", "good", "starttls;tls-only")
         world.exchanges.prepare_certificate()
         world.relay.write_config(delivery={"tls": "required", "tls_ca_file": str(world.exchanges.folder / "cert.pem")})
         relay = world.start()

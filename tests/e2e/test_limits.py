@@ -9,7 +9,7 @@ import threading
 import time
 from typing import Any
 
-from harness import E2ETest, ORIGIN, RELAY_NAME, Relay, SANITIZED, World, content_of, main, message, wait_until
+from harness import E2ETest, ORIGIN, RELAY_NAME, Relay, SANITIZED, World, content_of, main, message, up_to_data, wait_until
 
 SENDER = f"sender@postbox.{ORIGIN}"
 
@@ -227,8 +227,8 @@ class Proxy(LimitTest):
 
     def test_the_named_client_is_the_one_in_received_and_log(self) -> None:
         relay = self.proxied()
-        lines = (b"PROXY TCP4 192.0.2.7 127.0.0.1 40000 25\r\nEHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<r@nowhere.%b>\r\nDATA\r\n"
-                 % ORIGIN.encode()) + message("p") + b".\r\nQUIT\r\n"
+        header = b"PROXY TCP4 192.0.2.7 127.0.0.1 40000 25\r\n"
+        lines = header + up_to_data("", f"r@nowhere.{ORIGIN}") + message("p") + b".\r\nQUIT\r\n"
         self.assertIn(b"Queued as", self.talk(relay, lines))
         self.assertEqual(relay.wait_logged("accepted")[0]["client"], "192.0.2.7")
 
@@ -264,7 +264,8 @@ class SlowClients(LimitTest):
 
     def test_two_thousand_idle_connections_and_the_rest_is_served(self) -> None:
         count = 500 if SANITIZED else 2000
-        world, relay, recipient = self.relay(submission={"connections_max": count + 100, "connections_per_client_max": count + 100})
+        limits = {"connections_max": count + 100, "connections_per_client_max": count + 100}
+        world, relay, recipient = self.relay(submission=limits)
         idle = []
         for _ in range(count):
             sock = relay.socket()
@@ -320,7 +321,7 @@ class SlowClients(LimitTest):
         world, relay, recipient = self.relay(submission={"message_timeout": "3s"})
         with relay.socket() as sock:
             sock.recv(512)
-            sock.sendall(b"EHLO c\r\nMAIL FROM:<%b>\r\nRCPT TO:<%b>\r\nDATA\r\n" % (SENDER.encode(), recipient.encode()))
+            sock.sendall(up_to_data(SENDER, recipient))
             sock.settimeout(0.2)
             answer = b""
             while b"421 " not in answer:

@@ -11,7 +11,7 @@ import stat
 import subprocess
 import time
 
-from harness import BINARY, E2ETest, ORIGIN, Relay, World, main, message, stays, to_yaml, wait_until
+from harness import E2ETest, ORIGIN, Relay, World, main, message, onward, stays, to_yaml, wait_until
 
 SENDER = f"sender@postbox.{ORIGIN}"
 
@@ -26,7 +26,7 @@ class Configuration(E2ETest):
         path = world.folder / "check.yaml"
         path.write_text(text)
         self.path = str(path)
-        return subprocess.run([str(BINARY), "check-config", str(path)], capture_output=True, text=True, timeout=10, check=False)
+        return onward("check-config", path)
 
     def refused(self, text: str, line: int, *words: str) -> None:
         done = self.check(text)
@@ -37,8 +37,7 @@ class Configuration(E2ETest):
 
     def test_a_good_file_is_accepted(self) -> None:
         world = self.world()
-        done = subprocess.run([str(BINARY), "check-config", str(world.relay.config_path)], capture_output=True, text=True,
-                              timeout=10, check=False)
+        done = onward("check-config", world.relay.config_path)
         self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_only_a_hostname_is_enough(self) -> None:
@@ -63,11 +62,11 @@ class Configuration(E2ETest):
         self.refused("hostname: relay.example.net\ndelivery: [\n", 3)
 
     def test_a_bad_address_is_refused(self) -> None:
-        self.refused("hostname: relay.example.net\nsubmission:\n  listen:\n    - address: 300.1.2.3:25\n", 4, "300.1.2.3")
+        text = "hostname: relay.example.net\nsubmission:\n  listen:\n    - address: 300.1.2.3:25\n"
+        self.refused(text, 4, "300.1.2.3")
 
     def test_a_missing_file_is_told(self) -> None:
-        done = subprocess.run([str(BINARY), "serve", "-c", "/nowhere/onward.yaml"], capture_output=True, text=True, timeout=10,
-                              check=False)
+        done = onward("serve", "-c", "/nowhere/onward.yaml")
         self.assertNotEqual(done.returncode, 0)
         self.assertIn("/nowhere/onward.yaml", done.stderr)
 
@@ -75,7 +74,7 @@ class Configuration(E2ETest):
         world = self.world()
         path = world.folder / "bad.yaml"
         path.write_text("hostname: relay.example.net\nno_such_key: 1\n")
-        done = subprocess.run([str(BINARY), "serve", "-c", str(path)], capture_output=True, text=True, timeout=10, check=False)
+        done = onward("serve", "-c", path)
         self.assertEqual(done.returncode, 78)  # EX_CONFIG
         self.assertIn("no_such_key", done.stderr)
 
@@ -86,7 +85,7 @@ class Starting(E2ETest):
     def try_start(self, world: World, relay_config: str) -> subprocess.CompletedProcess[str]:
         path = world.folder / "second.yaml"
         path.write_text(relay_config)
-        return subprocess.run([str(BINARY), "serve", "-c", str(path)], capture_output=True, text=True, timeout=10, check=False)
+        return onward("serve", "-c", path)
 
     def test_a_second_relay_on_one_spool_is_refused_and_the_first_serves_on(self) -> None:
         world = self.world()
@@ -116,7 +115,7 @@ class Starting(E2ETest):
 
     def test_version_and_help(self) -> None:
         for word in ("--version", "help"):
-            done = subprocess.run([str(BINARY), word], capture_output=True, text=True, timeout=10, check=False)
+            done = onward(word)
             self.assertEqual(done.returncode, 0)
             self.assertIn("onward", done.stdout.lower())
 
@@ -282,19 +281,21 @@ class Looking(E2ETest):
                 pass
             return answer
 
+    def is_demoted(self, relay: Relay, address: str) -> bool:
+        entries = [str(entry).lower() for entry in relay.json("health", "list")]
+        return any(address in entry and "demoted" in entry for entry in entries)
+
     def test_health_shows_demotes_and_clears(self) -> None:
         world = self.world(delivery={"idle": "10ms"})
         domain, (first, second) = world.domain("one", "garbage@GREETING", "good")
         relay = world.start()
         relay.send(SENDER, [f"r@{domain}"], "m1")
         world.wait_accepted("m1")
-        listed = {str(e): e for e in relay.json("health", "list")}
-        self.assertTrue(any(first in text and "demoted" in text.lower() for text in listed), listed)
+        self.assertTrue(self.is_demoted(relay, first))
         self.assertEqual(relay.run("health", "demote", second).returncode, 0)
         self.assertEqual(relay.run("health", "clear", first).returncode, 0)
-        text = relay.run("health", "list", "--json").stdout
-        self.assertTrue(any(second in str(e) and "demoted" in str(e).lower() for e in relay.json("health", "list")), text)
-        self.assertFalse(any(first in str(e) and "demoted" in str(e).lower() for e in relay.json("health", "list")), text)
+        self.assertTrue(self.is_demoted(relay, second))
+        self.assertFalse(self.is_demoted(relay, first))
 
     def test_route_shows_the_health_and_the_order_it_makes(self) -> None:
         world = self.world()
@@ -325,8 +326,9 @@ class Looking(E2ETest):
         world = self.world()
         domain, _ = world.domain("one", "good")
         relay = world.start()
-        for data in (b"", b"\n\n\n", b"not json\n", b'{"op":"no.such"}\n', b'{"op":', b"x" * 200_000, b'{"op":"queue.show","id":-1}\n',
-                     b'{"op":"queue.list","limit":-5,"domain":{}}\n', b"[" * 50_000 + b"\n", b'{"op":"route","domain":"\\u0000"}\n'):
+        for data in (b"", b"\n\n\n", b"not json\n", b'{"op":"no.such"}\n', b'{"op":', b"x" * 200_000,
+                     b'{"op":"queue.show","id":-1}\n', b'{"op":"queue.list","limit":-5,"domain":{}}\n',
+                     b"[" * 50_000 + b"\n", b'{"op":"route","domain":"\\u0000"}\n'):
             answer = self.ask(relay, data)
             if data.startswith((b"not json", b'{"op":"no.such')):
                 self.assertIn(b"error", answer)
@@ -368,14 +370,14 @@ class Sending(E2ETest):
     limit_s = 30
 
     def submit(self, relay: Relay, content: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([str(BINARY), "send", "-c", str(relay.config_path), *arguments], input=content,
-                              capture_output=True, text=True, timeout=20, check=False)
+        return onward("send", "-c", relay.config_path, *arguments, stdin=content)
 
     def test_recipients_as_arguments(self) -> None:
         world = self.world()
         domain, _ = world.domain("one", "good")
         relay = world.start()
-        done = self.submit(relay, f"Subject: hi\nMessage-ID: <m@{ORIGIN}>\n\nHello.\n.\nEnd.\n", "-i", "-f", SENDER, f"r@{domain}")
+        content = f"Subject: hi\nMessage-ID: <m@{ORIGIN}>\n\nHello.\n.\nEnd.\n"
+        done = self.submit(relay, content, "-i", "-f", SENDER, f"r@{domain}")
         self.assertEqual(done.returncode, 0, done.stderr)
         record = world.wait_accepted("m")[0]
         self.assertEqual((record["sender"], record["recipients"]), (SENDER, [f"r@{domain}"]))
@@ -385,8 +387,8 @@ class Sending(E2ETest):
         world = self.world()
         domain, _ = world.domain("one", "good")
         relay = world.start()
-        done = self.submit(relay, f"To: Ann <a@{domain}>,\n b@{domain}\nBcc: c@{domain}\nMessage-ID: <m@{ORIGIN}>\n\nHello.\n",
-                           "-t", "-f", SENDER)
+        header = f"To: Ann <a@{domain}>,\n b@{domain}\nBcc: c@{domain}\nMessage-ID: <m@{ORIGIN}>\n"
+        done = self.submit(relay, f"{header}\nHello.\n", "-t", "-f", SENDER)
         self.assertEqual(done.returncode, 0, done.stderr)
         wait_until(lambda: len(world.recipients_taken("m")) == 3, "three recipients")
         content = world.exchanges.content(world.exchanges.accepted("m")[0])

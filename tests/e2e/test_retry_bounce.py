@@ -51,7 +51,8 @@ def report_of(notice: email.message.EmailMessage) -> tuple[email.message.Message
 class Bounces(BounceTest):
     """RFC 3464 and 3461: contents and conditions of a bounce."""
 
-    def refused(self, body: str | bytes = "Hello.\r\n", recipients: tuple[str, ...] = ("bob",), **options: list[str]) -> World:
+    def refused(self, body: str | bytes = "Hello.\r\n", recipients: tuple[str, ...] = ("bob",),
+                **options: list[str]) -> World:
         """A message whose recipients the exchange refuses."""
         world = self.world()
         domain, _ = world.domain("no", "reply@RCPT=550 5.1.1 No such user here")
@@ -162,7 +163,8 @@ class Bounces(BounceTest):
             world.wait_accepted(domain)
         notice, _ = self.wait_notice(world)
         _, recipients = report_of(notice)
-        self.assertEqual([(g["Action"], g["Final-Recipient"]) for g in recipients], [("relayed", f"rfc822; bob@{plain}")])
+        told = [(group["Action"], group["Final-Recipient"]) for group in recipients]
+        self.assertEqual(told, [("relayed", f"rfc822; bob@{plain}")])
         self.assertEqual(recipients[0]["Status"][0], "2")
         self.assertTrue(stays(lambda: len(self.notices(world)) == 1, 1))
 

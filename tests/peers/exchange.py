@@ -55,7 +55,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PHASES = ("GREETING", "EHLO", "HELO", "STARTTLS", "TLS", "MAIL", "RCPT", "DATA", "BODY", "DOT", "RSET", "QUIT")
-FAULTS = ("silent", "delay", "trickle", "stutter", "garbage", "flood", "close", "reset", "reply", "inject", "halt", "lose")
+FAULTS = ("silent", "delay", "trickle", "stutter", "garbage", "flood", "close", "reset", "reply", "inject", "halt",
+          "lose")
 EXTENSIONS = ("pipelining", "8bitmime", "smtputf8", "dsn", "chunking", "size", "enhanced")
 WORDS = ("good", "starttls", "tls-only", "no-ehlo", "backlog", *(f"no-{name}" for name in EXTENSIONS))
 LIMITS = ("size", "rcpt-max", "mail-max", "first")
@@ -157,8 +158,8 @@ class Journal:
         identity = message_id(content)
         again = [r for r in recipients if (identity, r) in self.seen]
         self.seen.update((identity, r) for r in recipients)
-        record = {"t": time.monotonic(), "at": session.endpoint.name, "connection": session.number, "message_id": identity,
-                  "sender": session.sender, "mail_parameters": session.mail_parameters, "recipients": recipients,
+        record = {"t": time.monotonic(), "at": session.endpoint.name, "connection": session.number,
+                  "message_id": identity, "sender": session.sender, "mail_parameters": session.mail_parameters, "recipients": recipients,
                   "rcpt_parameters": [parameters for _, parameters in session.recipients], "helo": session.helo,
                   "tls": session.tls, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(),
                   "file": name, "duplicate_for": again}
@@ -599,7 +600,8 @@ async def serve(endpoints: list[Endpoint], journal: Journal, tls_context: ssl.SS
             kept.append(sock)
             continue
 
-        async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, at: Endpoint = endpoint) -> None:
+        async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
+                                at: Endpoint = endpoint) -> None:
             task = asyncio.current_task()
             assert task is not None
             tasks.add(task)
