@@ -7,7 +7,7 @@
 
 #include <stdlib.h>
 
-enum { HELO_MAX = 255, RECIPIENTS_FIRST = 4, DROPPED_MAX = 64 * 1024 };
+enum { HELO_MAX = 255, RECIPIENTS_FIRST = 4, DROPPED_MAX = 64 * 1024, REPLY_ROOM = 1024 };
 
 /* Where the dialogue stands: X(name, phrase).
  *
@@ -601,6 +601,8 @@ enum smtp_server_event smtp_server_feed(struct smtp_server *s, struct slice inpu
         }
         if (s->state == SERVER_CONCLUDING || (rest.len == 0 && !is_due(s)))
             return SERVER_MORE;
+        if (s->out->bound - buf_len(s->out) < REPLY_ROOM)
+            return SERVER_REPLIES;
         enum smtp_server_event event = feed_once(s, rest, used_out);
         if (event != SERVER_MORE)
             return event;

@@ -37,6 +37,7 @@ struct smtp_server_options {
 
 enum smtp_server_event {
     SERVER_MORE,    /* all input used */
+    SERVER_REPLIES, /* `out` is nearly full: write it out, then feed the rest */
     SERVER_BEGIN,
     SERVER_CONTENT,
     SERVER_MESSAGE,

@@ -330,11 +330,11 @@ void destination_session_gone(struct destination *d)
     pthread_mutex_unlock(&d->shared.lock);
 }
 
-bool destination_lane_end(struct destination *d)
+bool destination_lane_end(struct destination *d, bool stopping)
 {
     pthread_mutex_lock(&d->shared.lock);
     ASSERT(d->shared.lanes > 0);
-    bool again = d->shared.lanes == 1 && !list_empty(&d->shared.queue);
+    bool again = !stopping && d->shared.lanes == 1 && !list_empty(&d->shared.queue);
     if (!again)
         d->shared.lanes--;
     pthread_mutex_unlock(&d->shared.lock);

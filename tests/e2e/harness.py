@@ -135,8 +135,16 @@ class JsonLines:
                 data = file.read()
             self._position += len(data)
             *whole, self._rest = (self._rest + data).split(b"\n")
-            self._lines += [json.loads(line) for line in whole if line]
+            self._lines += [self._parse(line) for line in whole if line]
         return self._lines
+
+    @staticmethod
+    def _parse(line: bytes) -> dict[str, Any]:
+        """A line that a kill cut short is followed on the same line by the next process's first."""
+        try:
+            return json.loads(line)
+        except json.JSONDecodeError:
+            return json.loads(line[line.rfind(b'{"time"'):])
 
     def where(self, **fields: Any) -> list[dict[str, Any]]:
         """The lines that have all of these values."""
@@ -491,9 +499,14 @@ class Relay:
                 sock.sendall(b"QUIT\r\n")
                 while sock.recv(512):
                     continue
-                return greeting[:1] in (b"2", b"4", b"5") or bool(listener["proxy_protocol"])
+                return greeting[:1] in (b"2", b"4", b"5") and self._is_controllable()
         except OSError:
             return False
+
+    def _is_controllable(self) -> bool:
+        """The control socket comes last; one left behind by a killed process refuses."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            return sock.connect_ex(self.config["control"]["socket"]) == 0
 
     def kill(self) -> None:
         """What a power cut leaves: no signal handler, no flush."""

@@ -10,8 +10,8 @@ import subprocess
 
 from harness import CACHE, ORIGIN, Process, tool, wait_until
 
-EXIM_PACKAGES = ("exim4-daemon-light", "exim4-base", "libidn12", "libgnutls-dane0", "libnsl2", "libdb5.3", "libpcre2-8-0",
-                 "libunbound8", "libevent-2.1-7")
+EXIM_PACKAGES = ("exim4-daemon-light", "exim4-base", "libidn12", "libgnutls-dane0", "libnsl2", "libdb5.3",
+                 "libpcre2-8-0", "libunbound8", "libevent-2.1-7")
 MAIL_USER = "mail"  # of every Debian system
 EXIM_USER = "Debian-exim"  # compiled into Debian's Exim
 
@@ -77,8 +77,8 @@ postlog   unix-dgram n - n - 1  postlogd
         lines = {"compatibility_level": "3.6", "queue_directory": str(self.folder / "queue"),
                  "data_directory": str(self.folder / "data"), "maillog_file": str(self.folder / "postfix.log"),
                  "maillog_file_prefixes": str(self.folder), "myhostname": f"mx1.{domain}", "mydestination": "",
-                 "inet_interfaces": "127.0.0.1", "inet_protocols": "ipv4", "mynetworks": "192.0.2.0/24", "alias_maps": "",
-                 "alias_database": "", "local_recipient_maps": "", "virtual_mailbox_domains": domain,
+                 "inet_interfaces": "127.0.0.1", "inet_protocols": "ipv4", "mynetworks": "192.0.2.0/24",
+                 "alias_maps": "", "alias_database": "", "local_recipient_maps": "", "virtual_mailbox_domains": domain,
                  "virtual_mailbox_base": str(self.mail), "virtual_mailbox_maps": f"static:{domain}/",
                  "virtual_uid_maps": f"static:{mail.pw_uid}", "virtual_gid_maps": f"static:{mail.pw_gid}",
                  "virtual_minimum_uid": "1", "smtpd_relay_restrictions": "reject_unauth_destination",
@@ -109,8 +109,8 @@ def exim_tree() -> pathlib.Path:
     fetched = CACHE / "exim-packages"
     shutil.rmtree(fetched, ignore_errors=True)
     fetched.mkdir(parents=True)
-    done = subprocess.run([tool("apt-get"), "download", "-q", *EXIM_PACKAGES], cwd=fetched, capture_output=True, text=True,
-                          timeout=120, check=False)
+    done = subprocess.run([tool("apt-get"), "download", "-q", *EXIM_PACKAGES], cwd=fetched, capture_output=True,
+                          text=True, timeout=120, check=False)
     if done.returncode != 0:
         raise AssertionError(f"cannot fetch Exim's packages (put them unpacked into {tree}): {done.stderr[-500:]}")
     for package in fetched.glob("*.deb"):

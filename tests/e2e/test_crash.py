@@ -65,7 +65,7 @@ class Killed(E2ETest):
     limit_s = 120
 
     def load(self, behaviour: str, domains: int) -> tuple[World, Relay, list[str]]:
-        world = self.world()
+        world = self.world(delivery={"connections_per_destination": 1})
         addresses = [world.exchange(behaviour) for _ in range(4)]
         names = [world.mx(f"d{n}", addresses[n % 4]) for n in range(domains)]
         return world, world.start(), [f"r@{name}" for name in names]
@@ -90,10 +90,9 @@ class Killed(E2ETest):
             relay.start()
         accepted = submitters.finish()
         self.check_all_arrive(world, accepted)
-        # At most what was under way at each kill: a message on each connection, and one batch being committed.
-        under_way = 4 * 20 + 2048
-        self.assertLessEqual(self.duplicates(world), kills * under_way)
-        self.assertLess(self.duplicates(world), len(accepted) // 4)
+        # What was under way at each kill: a message on each connection, and the outcomes of the batch being committed,
+        # which grows with the time that the disk takes.
+        self.assertLessEqual(self.duplicates(world), kills * 20 * 5)
 
     def test_killed_before_any_delivery_the_queue_is_whole(self) -> None:
         world = self.world()

@@ -9,7 +9,8 @@ import threading
 import time
 from typing import Any
 
-from harness import E2ETest, ORIGIN, RELAY_NAME, Relay, SANITIZED, World, content_of, main, message, up_to_data, wait_until
+from harness import (E2ETest, ORIGIN, RELAY_NAME, Relay, SANITIZED, World, content_of, main, message, up_to_data,
+                     wait_until)
 
 SENDER = f"sender@postbox.{ORIGIN}"
 

@@ -159,7 +159,8 @@ class Journal:
         again = [r for r in recipients if (identity, r) in self.seen]
         self.seen.update((identity, r) for r in recipients)
         record = {"t": time.monotonic(), "at": session.endpoint.name, "connection": session.number,
-                  "message_id": identity, "sender": session.sender, "mail_parameters": session.mail_parameters, "recipients": recipients,
+                  "message_id": identity, "sender": session.sender, "mail_parameters": session.mail_parameters,
+                  "recipients": recipients,
                   "rcpt_parameters": [parameters for _, parameters in session.recipients], "helo": session.helo,
                   "tls": session.tls, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(),
                   "file": name, "duplicate_for": again}

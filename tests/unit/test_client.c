@@ -72,14 +72,15 @@ static void ehlo_not_understood_is_followed_by_helo(void **state)
 {
     (void)state;
     struct dialogue d = dialogue_for(1);
-    dialogue_play(&d, HELLO "S: 500-PIPELINING\n"
-                            "S: 500 DSN\n"
-                            "C: HELO relay.example\n"
-                            "P: HELO\n"
-                            "S: 250 mx.example\n"
-                            "= READY\n"
-                            "! begin\n"
-                            "C: MAIL FROM:<a@sender.example>\n"); /* one by one: 500 offers nothing */
+    dialogue_play(&d,
+                  HELLO "S: 500-PIPELINING\n"
+                        "S: 500 DSN\n"
+                        "C: HELO relay.example\n"
+                        "P: HELO\n"
+                        "S: 250 mx.example\n"
+                        "= READY\n"
+                        "! begin\n"
+                        "C: MAIL FROM:<a@sender.example>\n"); /* one by one: 500 offers nothing */
 }
 
 static void helo_refused_too_fails_as_refusing(void **state)
@@ -223,9 +224,19 @@ static void garbage_is_not_smtp(void **state)
 {
     (void)state;
     struct dialogue d = dialogue_for(1);
-    static const char *const garbage[] = {"HTTP/1.1 400 Bad Request", "* OK IMAP4rev1", "+OK POP3",
-                                          "-ERR", "22O mx", "220_mx", "2200 mx", "20",
-                                          "120 early", "600 late", "000", " 220 mx", ""};
+    static const char *const garbage[] = {"HTTP/1.1 400 Bad Request",
+                                          "* OK IMAP4rev1",
+                                          "+OK POP3",
+                                          "-ERR",
+                                          "22O mx",
+                                          "220_mx",
+                                          "2200 mx",
+                                          "20",
+                                          "120 early",
+                                          "600 late",
+                                          "000",
+                                          " 220 mx",
+                                          ""};
     for (size_t i = 0; i < sizeof garbage / sizeof *garbage; i++) {
         char script[256];
         (void)snprintf(script, sizeof script,
@@ -261,8 +272,8 @@ static void an_intermediate_reply_belongs_to_data_alone(void **state)
     };
     for (size_t i = 0; i < sizeof until / sizeof *until; i++) {
         char script[512];
-        (void)snprintf(script, sizeof script,
-                       "%sS: 354 go\n= FAILED\nF: NOT_SMTP 4.5.0 " NOT_SMTP, until[i]);
+        (void)snprintf(script, sizeof script, "%sS: 354 go\n= FAILED\nF: NOT_SMTP 4.5.0 " NOT_SMTP,
+                       until[i]);
         dialogue_play(&d, script);
     }
 }

@@ -422,6 +422,13 @@ static bool must_wait(const struct submission *s)
     return s->concluding || s->ops_out >= CHUNKS_OUT_MAX;
 }
 
+/* What cannot be fed now; at most one read is fed at a time. */
+static void keep_pending(struct submission *s, struct slice input)
+{
+    buf_append(&s->pending, input);
+    ASSERT(buf_ok(&s->pending));
+}
+
 /* Feeds input until it is used up or the submission has to wait; what is left is kept. */
 static void feed(struct submission *s, struct slice input)
 {
@@ -434,6 +441,9 @@ static void feed(struct submission *s, struct slice input)
             s->unit_began_ms = s->worker->now_ms; /* a command was complete */
         switch (event) {
         case SERVER_MORE:
+            return;
+        case SERVER_REPLIES:
+            keep_pending(s, input);
             return;
         case SERVER_BEGIN:
             begin_message(s);
@@ -455,8 +465,7 @@ static void feed(struct submission *s, struct slice input)
             return;
         }
         if (must_wait(s)) {
-            buf_append(&s->pending, input);
-            ASSERT(buf_ok(&s->pending)); /* at most one read is fed at a time */
+            keep_pending(s, input);
             return;
         }
     }

@@ -229,7 +229,7 @@ void lane_open(struct worker *w, struct destination *destination, const struct r
         struct reply reply = reply_local(LOCAL_NO_RESOURCES);
         (void)destination_take_all(destination, &list);
         outcome_of_list(w, &list, &reply, true);
-        (void)destination_lane_end(destination);
+        (void)destination_lane_end(destination, true);
         destination_release(&destination);
         route_release(&route);
         return;
@@ -282,7 +282,7 @@ void lane_finish(struct lane *l)
     struct worker *w = l->worker;
     struct destination *destination = l->destination;
     const struct route *route = l->route;
-    bool again = destination_lane_end(destination) && !w->outbound->draining;
+    bool again = destination_lane_end(destination, w->outbound->draining);
     release(l);
     if (again) { /* mail came in between and no other lane is left: this one's place is taken again */
         lane_open(w, destination, route);
@@ -510,6 +510,15 @@ static bool all_refused_for_good(const struct session *s)
     return true;
 }
 
+/* 530 in clear text asks for TLS that did not work out a moment ago (RFC 3207 4): it speaks of the connection, not of the
+ * recipient, so nothing is bounced for it. */
+static void soften_demand_for_tls(struct session *s)
+{
+    for (uint32_t i = 0; i < s->transaction.recipient_count && s->conn.ssl == NULL; i++)
+        if (s->transaction.replies[i].code == 530)
+            s->transaction.replies[i].class = 4;
+}
+
 void lane_on_done(struct lane *l, struct session *s)
 {
     struct flight *f = l->flight;
@@ -518,6 +527,7 @@ void lane_on_done(struct lane *l, struct session *s)
     s->flight = NULL;
     f->carriers--;
     tell_health(l, &s->target.address, HEALTH_EVENT_CARRIED);
+    soften_demand_for_tls(s);
     if (!committed && f->carriers > 0 && (f->token != NULL || !all_refused_for_good(s))) {
         /* Refused here before the commit point, while another session still carries it. */
         l->elsewhere = true;
@@ -691,7 +701,7 @@ void lane_abandon(struct lane *l)
             continue; /* the schedule frees them; the spool still has the message */
         flight_destroy(&l->flight);
     }
-    (void)destination_lane_end(l->destination);
+    (void)destination_lane_end(l->destination, true);
     destination_release(&l->destination);
     route_release(&l->route);
     if (called)

@@ -1,0 +1,396 @@
+/* SOURCES: tests/unit/spool_fixture.c core/queue/schedule.c core/queue/domain_table.c core/queue/destination.c core/spool/envelope.c core/spool/store.c core/spool/store_read.c core/spool/store_state.c core/base/buf.c core/base/slice.c core/base/assert.c core/base/clock.c core/base/error.c core/base/random.c core/base/ring.c core/base/timer.c core/base/address.c core/reply.c */
+/* LIBS: -llmdb -lck */
+#include "core/queue/destination.h"
+#include "core/queue/schedule.h"
+#include "tests/unit/spool_fixture.h"
+
+#include <stdarg.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+/* A schedule on virtual time: `now` counts from 0 on the monotonic clock and from `WALL` on the other. */
+enum { MINUTE = 60000, HOUR = 60 * MINUTE, DAY = 24 * HOUR };
+static const uint64_t WALL = 1700000000000;
+
+struct world {
+    struct schedule *schedule;
+    struct ring *ring;
+    struct destination_table *destinations;
+    uint64_t now;
+    unsigned pushed;
+};
+
+static void on_pushed(void *context, unsigned count)
+{
+    ((struct world *)context)->pushed += count;
+}
+
+static struct world *create(unsigned ring_slots)
+{
+    struct world *w = calloc(1, sizeof *w);
+    w->ring = ring_create(ring_slots);
+    w->destinations = destination_table_create();
+    struct schedule_options options = {
+        .policy = {.retry_first_ms = 5 * MINUTE, .retry_max_ms = 4 * HOUR, .age_limit_ms = 5ull * DAY, .jitter_percent = 0},
+        .ring = w->ring,
+        .destinations = w->destinations,
+        .on_pushed = on_pushed,
+        .context = w,
+        .random_seed = 1};
+    w->schedule = schedule_create(&options, 0, WALL);
+    return w;
+}
+
+static void destroy(struct world *w)
+{
+    while (ring_pop(w->ring) != NULL)
+        continue;
+    schedule_destroy(&w->schedule);
+    destination_table_destroy(&w->destinations);
+    ring_destroy(&w->ring);
+    free(w);
+}
+
+static int run(struct world *w, uint64_t now)
+{
+    w->now = now;
+    return schedule_run(w->schedule, now, WALL + now);
+}
+
+static void add_with(struct world *w, uint64_t id, const char *const *recipients,
+                     bool (*state_of)(void *, uint64_t, uint32_t, struct store_state *), void *context)
+{
+    struct buf record;
+    buf_init(&record, ENVELOPE_ENCODED_MAX);
+    encode_envelope(&record, id, WALL + w->now, recipients);
+    assert_true(schedule_add(w->schedule, id, buf_slice(&record), state_of, context));
+    buf_fini(&record);
+}
+
+static void add(struct world *w, uint64_t id, const char *const *recipients)
+{
+    add_with(w, id, recipients, NULL, NULL);
+}
+
+#define TO(...) ((const char *const[]){__VA_ARGS__, NULL})
+
+/* Ends a delivery: verdicts by recipient, as letters D(elivered), B(ounced), F (deferred). */
+static uint64_t end(struct world *w, struct delivery *d, const char *verdicts)
+{
+    static const struct reply reply = {.code = 450, .class = 4};
+    struct outcome_recipient r[16];
+    for (uint32_t i = 0; i < d->recipient_count; i++)
+        r[i] = (struct outcome_recipient){.recipient = delivery_recipients(d)[i],
+                                          .verdict = verdicts[i] == 'D'   ? OUTCOME_DELIVERED
+                                                     : verdicts[i] == 'B' ? OUTCOME_BOUNCED
+                                                                          : OUTCOME_DEFERRED,
+                                          .reply = &reply};
+    struct commit_op op = {.kind = COMMIT_OUTCOME,
+                           .u.outcome = {.delivery = d, .recipients = r, .recipient_count = d->recipient_count}};
+    schedule_plan_outcome(w->schedule, &op, WALL + w->now);
+    schedule_apply_outcome(w->schedule, &op);
+    return op.u.outcome.left_in_message;
+}
+
+static void recipients_of_one_domain_share_a_delivery(void **state)
+{
+    (void)state;
+    struct world *w = create(64);
+    add(w, 1, TO("a@x.example", "b@y.example", "c@x.example"));
+    (void)run(w, 0);
+    assert_int_equal(w->pushed, 2);
+    struct delivery *x = ring_pop(w->ring), *y = ring_pop(w->ring);
+    assert_string_equal(x->domain->name, "x.example");
+    assert_int_equal(x->recipient_count, 2);
+    assert_int_equal(delivery_recipients(x)[0], 0);
+    assert_int_equal(delivery_recipients(x)[1], 2);
+    assert_string_equal(y->domain->name, "y.example");
+    assert_int_equal(end(w, x, "DD"), 1);
+    assert_int_equal(end(w, y, "B"), 0);
+    assert_int_equal(schedule_messages(w->schedule), 0);
+    assert_int_equal(schedule_recipients(w->schedule), 0);
+    destroy(w);
+}
+
+static void retries_double_from_five_minutes_to_four_hours(void **state)
+{
+    (void)state;
+    static const uint64_t minutes[] = {5, 10, 20, 40, 80, 160, 240, 240, 240};
+    struct world *w = create(64);
+    add(w, 1, TO("a@x.example"));
+    (void)run(w, 0);
+    for (size_t i = 0; i < sizeof minutes / sizeof *minutes; i++) {
+        struct delivery *d = ring_pop(w->ring);
+        assert_non_null(d);
+        assert_int_equal(d->attempts, i);
+        (void)end(w, d, "F");
+        uint64_t due = w->now + minutes[i] * MINUTE;
+        (void)run(w, due - 1);
+        assert_null(ring_pop(w->ring));
+        (void)run(w, due);
+    }
+    destroy(w);
+}
+
+static void what_is_left_of_a_delivery_is_tried_again_alone(void **state)
+{
+    (void)state;
+    struct world *w = create(64);
+    add(w, 1, TO("a@x.example", "b@x.example", "c@x.example"));
+    (void)run(w, 0);
+    assert_int_equal(end(w, ring_pop(w->ring), "DFB"), 1);
+    (void)run(w, 5 * MINUTE);
+    struct delivery *d = ring_pop(w->ring);
+    assert_int_equal(d->recipient_count, 1);
+    assert_int_equal(delivery_recipients(d)[0], 1);
+    assert_int_equal(end(w, d, "D"), 0);
+    destroy(w);
+}
+
+static void the_age_limit_marks_what_waits(void **state)
+{
+    (void)state;
+    struct world *w = create(64);
+    add(w, 1, TO("a@x.example"));
+    (void)run(w, 0);
+    for (;;) {
+        struct delivery *d = ring_pop(w->ring);
+        assert_non_null(d);
+        if (d->flags & DELIVERY_EXPIRED)
+            break;
+        (void)end(w, d, "F");
+        uint64_t next = w->now + 4 * HOUR < 5ull * DAY ? w->now + 4 * HOUR : 5ull * DAY;
+        (void)run(w, next);
+    }
+    assert_int_equal(w->now, 5ull * DAY);
+    destroy(w);
+}
+
+static void the_age_limit_takes_a_delivery_out_of_its_destination(void **state)
+{
+    (void)state;
+    struct world *w = create(64);
+    struct idle_lane *idle = NULL;
+    add(w, 1, TO("a@x.example"));
+    (void)run(w, 0);
+    struct delivery *d = ring_pop(w->ring);
+    struct destination *x = destination_acquire(w->destinations, SLICE_LIT("10 mx.x.example"));
+    (void)destination_enqueue(x, d, 0, 20, &idle);
+    (void)run(w, 5ull * DAY);
+    assert_ptr_equal(ring_pop(w->ring), d);
+    assert_true((d->flags & DELIVERY_EXPIRED) != 0);
+    assert_int_equal(destination_figures(x).queued, 0);
+    (void)destination_lane_end(x, true);
+    destination_release(&x);
+    assert_int_equal(end(w, d, "B"), 0);
+    destroy(w);
+}
+
+static void a_session_keeps_what_it_carries_past_the_age_limit(void **state)
+{
+    (void)state;
+    struct world *w = create(64);
+    add(w, 1, TO("a@x.example"));
+    (void)run(w, 0);
+    struct delivery *d = ring_pop(w->ring);
+    (void)run(w, 5ull * DAY + 10);
+    assert_null(ring_pop(w->ring)); /* not queued anywhere: a session has it */
+    (void)end(w, d, "F");
+    (void)run(w, 5ull * DAY + 20);
+    assert_ptr_equal(ring_pop(w->ring), d);
+    assert_true((d->flags & DELIVERY_EXPIRED) != 0);
+    destroy(w);
+}
+
+static void a_full_ring_delays_and_drops_nothing(void **state)
+{
+    (void)state;
+    struct world *w = create(4);
+    for (uint64_t id = 1; id <= 10; id++)
+        add(w, id, TO("a@x.example"));
+    int wait = run(w, 0);
+    assert_true(wait >= 0 && wait <= 10);
+    for (uint64_t id = 1; id <= 10; id++) { /* in order, as room comes */
+        struct delivery *d = ring_pop(w->ring);
+        assert_non_null(d);
+        assert_int_equal(d->message->id, id);
+        (void)end(w, d, "D");
+        (void)run(w, id);
+    }
+    assert_int_equal(schedule_messages(w->schedule), 0);
+    destroy(w);
+}
+
+/* ---- an operator ---- */
+
+static unsigned touched;
+
+static void on_touched(void *context, const struct delivery *d)
+{
+    (void)context, (void)d;
+    touched++;
+}
+
+static uint64_t edit(struct world *w, enum commit_edit what, uint64_t id, const char *domain)
+{
+    struct commit_op op = {.kind = COMMIT_EDIT, .u.edit = {.edit = what, .id = id}};
+    assert_true(slice_to_cstr(slice_str(domain), op.u.edit.domain, sizeof op.u.edit.domain));
+    touched = 0;
+    return schedule_edit(w->schedule, &op, on_touched, NULL);
+}
+
+static void held_mail_waits_for_its_release_beyond_the_age_limit(void **state)
+{
+    (void)state;
+    struct world *w = create(64);
+    add(w, 1, TO("a@x.example"));
+    (void)run(w, 0);
+    (void)end(w, ring_pop(w->ring), "F");
+    assert_int_equal(edit(w, EDIT_HOLD, 1, ""), 1);
+    assert_int_equal(touched, 1);
+    assert_int_equal(run(w, 30ull * DAY), -1);
+    assert_null(ring_pop(w->ring));
+    assert_int_equal(edit(w, EDIT_RETRY, 1, ""), 1); /* matched, but held is held */
+    assert_int_equal(touched, 0);
+    assert_int_equal(edit(w, EDIT_RELEASE, 0, "x.example"), 1);
+    (void)run(w, 30ull * DAY + 1);
+    assert_non_null(ring_pop(w->ring));
+    destroy(w);
+}
+
+static void a_hold_on_mail_that_is_out_takes_effect_when_it_comes_back(void **state)
+{
+    (void)state;
+    struct world *w = create(64);
+    add(w, 1, TO("a@x.example"));
+    (void)run(w, 0);
+    struct delivery *d = ring_pop(w->ring);
+    assert_int_equal(edit(w, EDIT_HOLD, 1, ""), 1);
+    (void)end(w, d, "F");
+    assert_int_equal(run(w, DAY), -1);
+    destroy(w);
+}
+
+static void a_retry_is_due_at_once_and_a_bounce_is_marked(void **state)
+{
+    (void)state;
+    struct world *w = create(64);
+    add(w, 1, TO("a@x.example"));
+    add(w, 2, TO("a@y.example"));
+    (void)run(w, 0);
+    (void)end(w, ring_pop(w->ring), "F");
+    (void)end(w, ring_pop(w->ring), "F");
+    assert_int_equal(edit(w, EDIT_RETRY, 0, "x.example"), 1);
+    (void)run(w, 1);
+    struct delivery *d = ring_pop(w->ring);
+    assert_int_equal(d->message->id, 1);
+    assert_null(ring_pop(w->ring));
+    assert_int_equal(edit(w, EDIT_BOUNCE, 2, ""), 1);
+    (void)run(w, 2);
+    d = ring_pop(w->ring);
+    assert_int_equal(d->message->id, 2);
+    assert_true((d->flags & DELIVERY_OPERATOR_BOUNCE) != 0);
+    destroy(w);
+}
+
+/* ---- restart ---- */
+
+static bool stored(void *context, uint64_t id, uint32_t recipient, struct store_state *out)
+{
+    (void)context, (void)id;
+    static const struct store_state states[] = {
+        {.progress = PROGRESS_DONE},
+        {.progress = PROGRESS_WAITING, .attempts = 2, .due_wall_ms = 1700000000000 + 7 * MINUTE},
+        {.progress = PROGRESS_WAITING, .attempts = 2, .due_wall_ms = 1700000000000 + 7 * MINUTE},
+        {.progress = PROGRESS_HELD, .attempts = 1},
+    };
+    if (recipient >= 4)
+        return false;
+    *out = states[recipient];
+    return true;
+}
+
+static void a_restart_takes_up_where_it_stopped(void **state)
+{
+    (void)state;
+    struct world *w = create(64);
+    add_with(w, 1, TO("done@x.example", "a@x.example", "b@x.example", "held@x.example", "new@x.example"), stored, NULL);
+    assert_int_equal(schedule_recipients(w->schedule), 4);
+    (void)run(w, 0);
+    struct delivery *fresh = ring_pop(w->ring);
+    assert_int_equal(fresh->recipient_count, 1);
+    assert_int_equal(delivery_recipients(fresh)[0], 4);
+    assert_null(ring_pop(w->ring));
+    (void)run(w, 7 * MINUTE - 1);
+    assert_null(ring_pop(w->ring));
+    (void)run(w, 7 * MINUTE);
+    struct delivery *waited = ring_pop(w->ring);
+    assert_int_equal(waited->recipient_count, 2);
+    assert_int_equal(waited->attempts, 2);
+    assert_int_equal(run(w, DAY * 4ull), (int)60000); /* only age limits are left to look at */
+    destroy(w);
+}
+
+static void a_wall_clock_that_jumps_moves_no_retry(void **state)
+{
+    (void)state;
+    struct world *w = create(64);
+    add(w, 1, TO("a@x.example"));
+    (void)run(w, 0);
+    (void)end(w, ring_pop(w->ring), "F");
+    (void)schedule_run(w->schedule, 1000, WALL + 1000 - DAY); /* a day back */
+    (void)schedule_run(w->schedule, 5 * MINUTE - 1, WALL - DAY + 5 * MINUTE - 1);
+    assert_null(ring_pop(w->ring));
+    (void)schedule_run(w->schedule, 5 * MINUTE, WALL - DAY + 5 * MINUTE);
+    assert_non_null(ring_pop(w->ring));
+    destroy(w);
+}
+
+static void a_million_recipients_take_under_300_bytes_each(void **state)
+{
+    (void)state;
+    enum { COUNT = 100000 }; /* a tenth: the cost is per recipient */
+    struct world *w = create(64);
+    struct buf record;
+    buf_init(&record, ENVELOPE_ENCODED_MAX);
+    encode_envelope(&record, 1, WALL, TO("a@x.example"));
+    size_t pages_before = 0, pages_after = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%*s %zu", &pages_before), 1);
+    (void)fclose(f);
+    for (uint64_t id = 1; id <= COUNT; id++)
+        assert_true(schedule_add(w->schedule, id, buf_slice(&record), NULL, NULL));
+    f = fopen("/proc/self/statm", "r");
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%*s %zu", &pages_after), 1);
+    (void)fclose(f);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* their allocators pad each block */
+    assert_true((pages_after - pages_before) * 4096 / COUNT < 300);
+#endif
+    assert_int_equal(schedule_recipients(w->schedule), COUNT);
+    buf_fini(&record);
+    destroy(w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(recipients_of_one_domain_share_a_delivery),
+        cmocka_unit_test(retries_double_from_five_minutes_to_four_hours),
+        cmocka_unit_test(what_is_left_of_a_delivery_is_tried_again_alone),
+        cmocka_unit_test(the_age_limit_marks_what_waits),
+        cmocka_unit_test(the_age_limit_takes_a_delivery_out_of_its_destination),
+        cmocka_unit_test(a_session_keeps_what_it_carries_past_the_age_limit),
+        cmocka_unit_test(a_full_ring_delays_and_drops_nothing),
+        cmocka_unit_test(held_mail_waits_for_its_release_beyond_the_age_limit),
+        cmocka_unit_test(a_hold_on_mail_that_is_out_takes_effect_when_it_comes_back),
+        cmocka_unit_test(a_retry_is_due_at_once_and_a_bounce_is_marked),
+        cmocka_unit_test(a_restart_takes_up_where_it_stopped),
+        cmocka_unit_test(a_wall_clock_that_jumps_moves_no_retry),
+        cmocka_unit_test(a_million_recipients_take_under_300_bytes_each),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

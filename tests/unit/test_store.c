@@ -1,0 +1,280 @@
+/* SOURCES: tests/unit/spool_fixture.c core/spool/store.c core/spool/store_read.c core/spool/store_state.c core/spool/envelope.c core/base/buf.c core/base/slice.c core/base/assert.c core/base/clock.c core/base/error.c core/base/address.c core/reply.c */
+/* LIBS: -llmdb */
+#include "core/spool/store_priv.h"
+#include "tests/unit/spool_fixture.h"
+
+#include <stdarg.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+enum { MAP = 64 << 20 };
+
+static void put_whole(struct store *s, uint64_t id, const char *content)
+{
+    struct buf record;
+    buf_init(&record, ENVELOPE_ENCODED_MAX);
+    encode_envelope(&record, id, 1000, (const char *const[]){"a@x.example", NULL});
+    assert_int_equal(store_begin(s), STORE_OK);
+    assert_int_equal(store_put_chunk(s, id, 0, slice_str(content)), STORE_OK);
+    assert_int_equal(store_put_envelope(s, id, buf_slice(&record)), STORE_OK);
+    assert_int_equal(store_commit(s), STORE_OK);
+    buf_fini(&record);
+}
+
+static void assert_chunk(struct store_reader *r, uint64_t id, uint32_t chunk, const char *content)
+{
+    struct slice bytes;
+    assert_true(store_get_chunk(r, id, chunk, &bytes));
+    assert_int_equal(bytes.len, strlen(content));
+    assert_memory_equal(bytes.ptr, content, bytes.len);
+}
+
+static void what_is_committed_is_there_after_reopening(void **state)
+{
+    (void)state;
+    char path[64];
+    make_spool_path(path);
+    struct store *s = open_spool(path, MAP, 0);
+    put_whole(s, 42, "hello");
+    put_whole(s, 43, "world");
+    store_close(&s);
+    s = open_spool(path, MAP, 0);
+    assert_int_equal(store_last_id(s), 43);
+    struct store_reader *r = store_reader_create(s);
+    uint64_t id = 0;
+    struct slice record;
+    assert_true(store_read_begin(r));
+    assert_true(store_next_envelope(r, 0, &id, &record) && id == 42);
+    assert_true(store_next_envelope(r, 42, &id, &record) && id == 43);
+    assert_false(store_next_envelope(r, 43, &id, &record));
+    assert_chunk(r, 42, 0, "hello");
+    store_read_end(r);
+    store_reader_destroy(&r);
+    store_close(&s);
+    remove_spool(path);
+}
+
+static void an_aborted_batch_leaves_nothing(void **state)
+{
+    (void)state;
+    char path[64];
+    struct slice bytes;
+    make_spool_path(path);
+    struct store *s = open_spool(path, MAP, 0);
+    assert_int_equal(store_begin(s), STORE_OK);
+    assert_int_equal(store_put_chunk(s, 1, 0, SLICE_LIT("x")), STORE_OK);
+    store_abort(s);
+    struct store_reader *r = store_reader_create(s);
+    assert_true(store_read_begin(r));
+    assert_false(store_get_chunk(r, 1, 0, &bytes));
+    store_read_end(r);
+    store_reader_destroy(&r);
+    store_close(&s);
+    remove_spool(path);
+}
+
+static void removing_takes_all_parts_of_one_message_and_of_no_other(void **state)
+{
+    (void)state;
+    char path[64];
+    struct slice bytes;
+    struct store_state st = {.progress = PROGRESS_WAITING, .attempts = 3};
+    make_spool_path(path);
+    struct store *s = open_spool(path, MAP, 0);
+    for (uint64_t id = 1; id <= 3; id++)
+        put_whole(s, id, "c0");
+    assert_int_equal(store_begin(s), STORE_OK);
+    for (uint32_t chunk = 1; chunk < 400; chunk++) /* over many pages */
+        assert_int_equal(store_put_chunk(s, 2, chunk, SLICE_LIT("more and more and more")), STORE_OK);
+    for (uint32_t i = 0; i < 300; i++)
+        assert_int_equal(store_put_state(s, 2, i, &st), STORE_OK);
+    assert_int_equal(store_put_state(s, 3, 0, &st), STORE_OK);
+    assert_int_equal(store_commit(s), STORE_OK);
+    assert_int_equal(store_begin(s), STORE_OK);
+    assert_int_equal(store_remove(s, 2), STORE_OK);
+    assert_int_equal(store_remove(s, 99), STORE_OK);
+    assert_int_equal(store_commit(s), STORE_OK);
+    struct store_reader *r = store_reader_create(s);
+    assert_true(store_read_begin(r));
+    assert_false(store_get_envelope(r, 2, &bytes));
+    for (uint32_t chunk = 0; chunk < 400; chunk++)
+        assert_false(store_get_chunk(r, 2, chunk, &bytes));
+    for (uint32_t i = 0; i < 300; i++)
+        assert_false(store_get_state(r, 2, i, &st));
+    assert_chunk(r, 1, 0, "c0");
+    assert_chunk(r, 3, 0, "c0");
+    assert_true(store_get_state(r, 3, 0, &st));
+    store_read_end(r);
+    store_reader_destroy(&r);
+    store_close(&s);
+    remove_spool(path);
+}
+
+static void chunks_without_an_envelope_are_gone_at_the_next_start(void **state)
+{
+    (void)state;
+    char path[64];
+    struct slice bytes;
+    make_spool_path(path);
+    struct store *s = open_spool(path, MAP, 0);
+    put_whole(s, 5000, "kept");
+    assert_int_equal(store_begin(s), STORE_OK);
+    for (uint64_t id = 1; id <= 2500; id++) /* more than one round of tidying */
+        assert_int_equal(store_put_chunk(s, id, 0, SLICE_LIT("orphan")), STORE_OK);
+    assert_int_equal(store_commit(s), STORE_OK);
+    store_close(&s);
+    s = open_spool(path, MAP, 0);
+    struct store_reader *r = store_reader_create(s);
+    assert_true(store_read_begin(r));
+    for (uint64_t id = 1; id <= 2500; id++)
+        assert_false(store_get_chunk(r, id, 0, &bytes));
+    assert_chunk(r, 5000, 0, "kept");
+    store_read_end(r);
+    store_reader_destroy(&r);
+    store_close(&s);
+    remove_spool(path);
+}
+
+static void a_second_opener_is_told_who_has_it(void **state)
+{
+    (void)state;
+    char path[64], pid[32];
+    struct error error = {{0}};
+    make_spool_path(path);
+    struct store *s = open_spool(path, MAP, 0);
+    struct store_options options = {.path = path, .map_bytes = MAP, .readers_max = 16};
+    assert_null(store_open(&options, &error));
+    (void)snprintf(pid, sizeof pid, "in use by process %ld", (long)getpid());
+    assert_non_null(strstr(error.text, pid));
+    store_close(&s);
+    s = open_spool(path, MAP, 0);
+    store_close(&s);
+    remove_spool(path);
+}
+
+static void an_unknown_format_is_refused(void **state)
+{
+    (void)state;
+    char path[64];
+    struct error error = {{0}};
+    make_spool_path(path);
+    struct store *s = open_spool(path, MAP, 0);
+    assert_int_equal(store_begin(s), STORE_OK);
+    MDB_val key = {6, (char[]){"format"}}, value = {4, (char[]){"\0\0\0\x63"}};
+    assert_int_equal(mdb_put(s->txn, s->meta, &key, &value, 0), 0);
+    assert_int_equal(store_commit(s), STORE_OK);
+    store_close(&s);
+    struct store_options options = {.path = path, .map_bytes = MAP, .readers_max = 16};
+    assert_null(store_open(&options, &error));
+    assert_non_null(strstr(error.text, "has a format this version does not know"));
+    remove_spool(path);
+}
+
+static void a_full_map_undoes_the_whole_batch_and_room_comes_back(void **state)
+{
+    (void)state;
+    char path[64];
+    struct slice bytes;
+    make_spool_path(path);
+    struct store *s = open_spool(path, 2 << 20, 0);
+    char *block = calloc(1, STORE_CHUNK_BYTES);
+    enum store_status status = STORE_OK;
+    put_whole(s, 1, "first");
+    assert_int_equal(store_begin(s), STORE_OK);
+    uint32_t chunk = 0;
+    while (status == STORE_OK && chunk < 100)
+        status = store_put_chunk(s, 2, chunk++, slice_of(block, STORE_CHUNK_BYTES));
+    assert_int_equal(status, STORE_NO_ROOM);
+    store_abort(s);
+    struct store_reader *r = store_reader_create(s);
+    assert_true(store_read_begin(r));
+    assert_false(store_get_chunk(r, 2, 0, &bytes));
+    assert_chunk(r, 1, 0, "first");
+    store_read_end(r);
+    put_whole(s, 3, "after");
+    store_reader_destroy(&r);
+    store_close(&s);
+    free(block);
+    remove_spool(path);
+}
+
+static void the_floor_of_free_disk_is_looked_at(void **state)
+{
+    (void)state;
+    char path[64];
+    make_spool_path(path);
+    struct store *s = open_spool(path, MAP, UINT64_MAX);
+    assert_false(store_has_room(s));
+    store_close(&s);
+    s = open_spool(path, MAP, 0);
+    assert_true(store_has_room(s));
+    store_close(&s);
+    remove_spool(path);
+}
+
+static struct store_state sample_state(void)
+{
+    struct store_state st = {.progress = PROGRESS_HELD,
+                             .delay_noticed = 1,
+                             .attempts = 7,
+                             .due_wall_ms = 1700000000000,
+                             .has_try_first = true,
+                             .last = reply_local(LOCAL_UNKNOWN_OUTCOME),
+                             .last_exchange = "mx.example.org [192.0.2.1]"};
+    const uint8_t ip[4] = {192, 0, 2, 1};
+    st.try_first = address_from_v4(ip, 25);
+    return st;
+}
+
+static void a_state_reads_back_as_written(void **state)
+{
+    (void)state;
+    struct store_state in = sample_state(), out;
+    char record[STORE_STATE_MAX];
+    size_t len = store_state_encode(&in, record);
+    assert_true(store_state_decode(slice_of(record, len), &out));
+    assert_int_equal(out.progress, PROGRESS_HELD);
+    assert_int_equal(out.delay_noticed, 1);
+    assert_int_equal(out.attempts, 7);
+    assert_int_equal(out.due_wall_ms, 1700000000000);
+    assert_true(out.has_try_first && address_same_ip(&out.try_first, &in.try_first));
+    assert_int_equal(out.last.code, LOCAL_UNKNOWN_OUTCOME);
+    assert_memory_equal(out.last.text, in.last.text, in.last.text_len);
+    assert_string_equal(out.last_exchange, in.last_exchange);
+}
+
+static void a_damaged_state_is_refused_not_trusted(void **state)
+{
+    (void)state;
+    struct store_state in = sample_state(), out;
+    char record[STORE_STATE_MAX];
+    size_t len = store_state_encode(&in, record);
+    for (size_t cut = 0; cut < len; cut++) {
+        char *copy = malloc(cut > 0 ? cut : 1);
+        memcpy(copy, record, cut);
+        assert_false(store_state_decode(slice_of(copy, cut), &out));
+        free(copy);
+    }
+    record[0] = 9; /* version */
+    assert_false(store_state_decode(slice_of(record, len), &out));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_committed_is_there_after_reopening),
+        cmocka_unit_test(an_aborted_batch_leaves_nothing),
+        cmocka_unit_test(removing_takes_all_parts_of_one_message_and_of_no_other),
+        cmocka_unit_test(chunks_without_an_envelope_are_gone_at_the_next_start),
+        cmocka_unit_test(a_second_opener_is_told_who_has_it),
+        cmocka_unit_test(an_unknown_format_is_refused),
+        cmocka_unit_test(a_full_map_undoes_the_whole_batch_and_room_comes_back),
+        cmocka_unit_test(the_floor_of_free_disk_is_looked_at),
+        cmocka_unit_test(a_state_reads_back_as_written),
+        cmocka_unit_test(a_damaged_state_is_refused_not_trusted),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
