@@ -4,29 +4,37 @@
 #include "core/base/random.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
-/* A fixed table; an address lives in one of NEIGHBOURS entries behind its hash. Writers take the stripe's lock, which is
- * held for a few stores; readers take none: each entry has a sequence number that is odd while it is being written, and a
- * reader that saw it odd or changed reads again (a seqlock; all fields are atomics, so no read is a data race). */
+/* A fixed table; an address lives in one of the NEIGHBOURS entries its hash points at. Writers take
+ * the stripe's lock for a few stores. Readers take none: each entry is a seqlock, its sequence odd
+ * while it is being written, and a reader that saw it odd or changed reads again. Every field is an
+ * atomic, stored with release and loaded with acquire order: whoever sees one new value sees the
+ * odd sequence that came before it, so the check needs no fence. */
 enum {
     NEIGHBOURS = 8,
     STRIPES = 256,
-    PATIENCE_FACTOR = 8,          /* times the usual latency */
-    PROBE_LIMIT_MS = 60000,       /* a probe without a verdict is forgotten */
     STRIKES_TO_DEMOTE = 2,
+    PROBE_LIMIT_MS = 60000, /* a claim without a verdict lapses: something was lost with it */
+    READ_TRIES = 256,    /* then the fields are taken as they are: no reader waits for a writer */
+    READ_SPINS = 64,     /* of them without yielding to a writer that lost its processor */
+    PATIENCE_FACTOR = 8, /* times the usual latency */
+    LATENCY_UNITS = 8,   /* latencies are kept in eighths of a millisecond */
+    LATENCY_MS_MAX = 1 << 24,
 };
 
 struct entry {
     _Atomic uint32_t sequence;
-    _Atomic uint32_t parked;      /* sessions open now: counted apart from the sequence */
+    _Atomic uint32_t parked; /* sessions open now: counted apart from the sequence */
     _Atomic uint64_t ip[2];
     _Atomic uint8_t used;
-    _Atomic uint8_t state;        /* enum health_state */
+    _Atomic uint8_t state; /* enum health_state */
     _Atomic uint8_t strikes;
-    _Atomic uint8_t late;         /* it fell silent behind an accepted EHLO */
-    _Atomic uint8_t backoffs;     /* how often the current back-off has doubled */
+    _Atomic uint8_t late;     /* it fell silent behind an accepted EHLO */
+    _Atomic uint8_t by_hand;  /* demoted by an operator */
+    _Atomic uint8_t backoffs; /* back-offs since the last success: each is twice the one before */
     _Atomic uint64_t since_wall_ms;
     _Atomic uint64_t again_ms;
     _Atomic uint64_t tls_broken_until_ms;
@@ -34,28 +42,80 @@ struct entry {
     _Atomic uint64_t last_used_ms;
     _Atomic uint64_t successes;
     _Atomic uint64_t failures;
-    _Atomic uint32_t latency_us8[HEALTH_PHASES]; /* smoothed, in 1/8 ms; 0 = not learned */
+    _Atomic uint32_t latency[HEALTH_PHASES]; /* usual, in LATENCY_UNITS; 0 = not learned */
 };
 
 struct health {
     struct health_options options;
-    uint64_t seed;
+    uint64_t seed; /* of the hash: nobody outside can choose addresses that collide */
     struct entry *entries;
-    pthread_mutex_t stripes[STRIPES]; /* writers of a neighbourhood */
+    pthread_mutex_t stripes[STRIPES]; /* a neighbourhood's writers */
 };
 
-#define RELAXED(field) atomic_load_explicit(&(field), memory_order_relaxed)
-#define STORE_RELAXED(field, value) atomic_store_explicit(&(field), (value), memory_order_relaxed)
+#define LOAD(field)         atomic_load_explicit(&(field), memory_order_acquire)
+#define STORE(field, value) atomic_store_explicit(&(field), (value), memory_order_release)
+
+/* ---- states ---- */
+
+#define BIT(state)  (1u << (state))
+#define BACKING_OFF (BIT(HEALTH_DOWN) | BIT(HEALTH_BUSY) | BIT(HEALTH_REFUSING))
+#define WELL        (BIT(HEALTH_HEALTHY) | BIT(HEALTH_SUSPECT))
+#define ANY_STATE   (WELL | BIT(HEALTH_DEMOTED) | BACKING_OFF)
+
+/* What a state means: which may follow it, and how long its silence is borne. */
+struct state_rule {
+    unsigned next;
+    bool impatient;         /* the shortest patience, whatever was learned */
+    bool impatient_strange; /* the shortest where nothing was learned */
+};
+
+static const struct state_rule *rule_of(enum health_state state)
+{
+    static const struct state_rule rules[] = {
+        [HEALTH_HEALTHY] = {ANY_STATE, false, false},
+        [HEALTH_SUSPECT] = {ANY_STATE, true, true},
+        /* Only a greeting and an accepted EHLO end a demotion: a refusal proves no more life than a
+         * connect() does. */
+        [HEALTH_DEMOTED] = {BIT(HEALTH_HEALTHY) | BIT(HEALTH_DEMOTED), true, true},
+        [HEALTH_DOWN] = {ANY_STATE, false, true},
+        /* These two do answer, only not kindly. */
+        [HEALTH_BUSY] = {ANY_STATE, false, false},
+        [HEALTH_REFUSING] = {ANY_STATE, false, false},
+    };
+    return &rules[state];
+}
 
 const char *health_state_name(enum health_state state)
 {
-    static const char *const names[] = {"healthy", "suspect", "demoted", "down", "busy", "refusing"};
+    static const char *const names[] = {
+#define X(state_, name_) [state_] = name_,
+        HEALTH_STATES(X)
+#undef X
+    };
     return names[state];
 }
+
+static enum health_state state_of(const struct entry *e)
+{
+    return (enum health_state)LOAD(e->state);
+}
+
+/* The one place that writes a state. */
+static void move(struct entry *e, enum health_state next, uint64_t wall_ms)
+{
+    enum health_state now = state_of(e);
+    ASSERT(rule_of(now)->next & BIT(next));
+    if (now != next || LOAD(e->since_wall_ms) == 0)
+        STORE(e->since_wall_ms, wall_ms);
+    STORE(e->state, (uint8_t)next);
+}
+
+/* ---- beginning and end ---- */
 
 struct health *health_create(const struct health_options *options)
 {
     ASSERT(options->entries >= NEIGHBOURS && (options->entries & (options->entries - 1)) == 0);
+    ASSERT(options->patience_min_ms <= options->patience_max_ms);
     struct health *h = calloc(1, sizeof *h);
     if (h == NULL)
         return NULL;
@@ -101,15 +161,16 @@ static uint64_t mix(uint64_t x)
 static struct key key_of(const struct health *h, const struct address *a)
 {
     struct key k;
+    static_assert(sizeof k.ip == sizeof a->ip, "an address fills its key");
     memcpy(k.ip, a->ip, sizeof k.ip);
-    uint64_t hash = mix(k.ip[0] ^ h->seed) ^ mix(k.ip[1] + h->seed);
-    k.base = (uint32_t)(mix(hash) & (h->options.entries - 1)) & ~(uint32_t)(NEIGHBOURS - 1);
+    uint64_t hash = mix(mix(k.ip[0] ^ h->seed) + (k.ip[1] ^ (h->seed >> 32)));
+    k.base = (uint32_t)(hash & (h->options.entries - 1)) & ~(uint32_t)(NEIGHBOURS - 1);
     return k;
 }
 
 static bool is_entry_of(const struct entry *e, const struct key *k)
 {
-    return RELAXED(e->used) != 0 && RELAXED(e->ip[0]) == k->ip[0] && RELAXED(e->ip[1]) == k->ip[1];
+    return LOAD(e->used) != 0 && LOAD(e->ip[0]) == k->ip[0] && LOAD(e->ip[1]) == k->ip[1];
 }
 
 static struct entry *find(const struct health *h, const struct key *k)
@@ -120,40 +181,110 @@ static struct entry *find(const struct health *h, const struct key *k)
     return NULL;
 }
 
+/* ---- latencies ---- */
+
+/* Up at once, down slowly, so that one quick reply does not make the next usual one look late. */
+static uint32_t latency_after(uint32_t old, uint32_t ms)
+{
+    /* At least one unit: faster than the clock's tick is a latency, too. */
+    uint32_t sample = ms < LATENCY_MS_MAX ? ms * LATENCY_UNITS + 1 : LATENCY_MS_MAX * LATENCY_UNITS;
+    return old == 0 || sample > old ? sample : old - (old - sample) / 8;
+}
+
+void health_learn(struct health *h, const struct address *a, enum health_phase phase, uint32_t ms)
+{
+    struct key k = key_of(h, a);
+    struct entry *e = find(h, &k);
+    if (e == NULL)
+        return; /* its neighbourhood is full of hosts with open sessions */
+    uint32_t old = LOAD(e->latency[phase]);
+    uint32_t learned = latency_after(old, ms);
+    if (learned !=
+        old) /* the caller's session is counted, so the entry is not forgotten meanwhile */
+        STORE(e->latency[phase], learned);
+}
+
+uint32_t health_patience_ms(const struct health *h, const struct address *a,
+                            enum health_phase phase)
+{
+    uint64_t min = h->options.patience_min_ms, max = h->options.patience_max_ms;
+    struct key k = key_of(h, a);
+    const struct entry *e = find(h, &k);
+    if (e == NULL)
+        return (uint32_t)max;
+    const struct state_rule *rule = rule_of(state_of(e));
+    uint64_t usual = LOAD(e->latency[phase]);
+    if (rule->impatient || (rule->impatient_strange && usual == 0))
+        return (uint32_t)min;
+    if (usual == 0)
+        return (uint32_t)max;
+    uint64_t patience = usual * PATIENCE_FACTOR / LATENCY_UNITS;
+    return (uint32_t)(patience < min ? min : patience > max ? max : patience);
+}
+
 /* ---- reading ---- */
 
 static struct health_view read_entry(const struct entry *e)
 {
     struct health_view v = {.known = true};
-    uint64_t ip[2] = {RELAXED(e->ip[0]), RELAXED(e->ip[1])};
+    uint64_t ip[2] = {LOAD(e->ip[0]), LOAD(e->ip[1])};
     memcpy(v.address.ip, ip, sizeof ip);
-    v.state = (enum health_state)RELAXED(e->state);
-    v.strikes = RELAXED(e->strikes);
-    v.since_wall_ms = RELAXED(e->since_wall_ms);
-    v.again_mono_ms = RELAXED(e->again_ms);
-    v.tls_broken_until_mono_ms = RELAXED(e->tls_broken_until_ms);
-    v.probing = RELAXED(e->probe_until_ms) != 0;
+    v.state = state_of(e);
+    v.strikes = LOAD(e->strikes);
+    v.since_wall_ms = LOAD(e->since_wall_ms);
+    v.again_mono_ms = LOAD(e->again_ms);
+    v.tls_broken_until_mono_ms = LOAD(e->tls_broken_until_ms);
+    v.probe_until_mono_ms = LOAD(e->probe_until_ms);
+    v.probing = v.probe_until_mono_ms != 0;
     for (int i = 0; i < HEALTH_PHASES; i++)
-        v.latency_ms[i] = (RELAXED(e->latency_us8[i]) + 7) / 8;
-    v.successes = RELAXED(e->successes);
-    v.failures = RELAXED(e->failures);
-    v.parked = RELAXED(e->parked);
+        v.latency_ms[i] = (LOAD(e->latency[i]) + LATENCY_UNITS - 1) / LATENCY_UNITS;
+    v.successes = LOAD(e->successes);
+    v.failures = LOAD(e->failures);
+    v.parked = LOAD(e->parked);
     return v;
+}
+
+/* Reads an entry at one instant. Where a writer has lost its processor half way for long, the
+ * fields are taken as they are: each is whole, and which exchange is tried first may rest on a mix
+ * of two neighbouring instants, but not on when that writer wakes up. False: it is another
+ * address's entry, or none's. */
+static bool read_stable(const struct entry *e, const struct key *k, struct health_view *v_out)
+{
+    for (int tries = 0; tries < READ_TRIES; tries++) {
+        uint32_t before = LOAD(e->sequence);
+        *v_out = read_entry(e);
+        bool same = is_entry_of(e, k);
+        if ((before & 1) == 0 && before == LOAD(e->sequence))
+            return same;
+        if (tries >= READ_SPINS)
+            (void)sched_yield();
+    }
+    return is_entry_of(e, k);
 }
 
 struct health_view health_view(const struct health *h, const struct address *a)
 {
     struct key k = key_of(h, a);
-    for (;;) {
-        const struct entry *e = find(h, &k);
-        if (e == NULL)
-            return (struct health_view){.address = *a, .state = HEALTH_HEALTHY};
-        uint32_t before = atomic_load_explicit(&e->sequence, memory_order_acquire);
-        struct health_view v = read_entry(e);
-        bool same = is_entry_of(e, &k);
-        atomic_thread_fence(memory_order_acquire);
-        if ((before & 1) == 0 && before == RELAXED(e->sequence) && same)
-            return v;
+    const struct entry *e = find(h, &k);
+    struct health_view v;
+    if (e == NULL || !read_stable(e, &k, &v))
+        v = (struct health_view){.state = HEALTH_HEALTHY};
+    v.address = *a;
+    return v;
+}
+
+void health_visit(const struct health *h, void (*visit)(void *context, const struct health_view *v),
+                  void *context)
+{
+    for (unsigned i = 0; i < h->options.entries; i++) {
+        const struct entry *e = &h->entries[i];
+        if (LOAD(e->used) == 0)
+            continue;
+        struct address a = read_entry(e).address;
+        struct health_view v;
+        struct key k = key_of(h, &a);
+        if (read_stable(e, &k, &v))
+            visit(context, &v);
     }
 }
 
@@ -168,240 +299,247 @@ static pthread_mutex_t *lock_of(struct health *h, const struct key *k)
 
 static void begin_write(struct entry *e)
 {
-    STORE_RELAXED(e->sequence, RELAXED(e->sequence) + 1);
-    atomic_thread_fence(memory_order_release);
+    STORE(e->sequence, LOAD(e->sequence) + 1);
 }
 
 static void end_write(struct entry *e)
 {
-    atomic_store_explicit(&e->sequence, RELAXED(e->sequence) + 1, memory_order_release);
+    STORE(e->sequence, LOAD(e->sequence) + 1);
 }
 
-/* Healthy entries teach least, and the longest unused of them least of all; entries with open sessions stay. */
+/* Entries with open sessions stay; healthy ones teach least, and the longest unused of them least
+ * of all. */
 static uint64_t usefulness(const struct entry *e)
 {
-    bool in_use = RELAXED(e->parked) > 0;
-    bool unwell = RELAXED(e->state) != HEALTH_HEALTHY;
-    return (in_use ? UINT64_C(1) << 63 : 0) | (unwell ? UINT64_C(1) << 62 : 0) | RELAXED(e->last_used_ms);
+    bool in_use = LOAD(e->parked) > 0;
+    bool unwell = state_of(e) != HEALTH_HEALTHY;
+    return (in_use ? UINT64_C(1) << 63 : 0) | (unwell ? UINT64_C(1) << 62 : 0) |
+           LOAD(e->last_used_ms);
 }
 
+/* All but whose it is and the sessions now open. */
 static void clear_entry(struct entry *e)
 {
-    STORE_RELAXED(e->state, HEALTH_HEALTHY);
-    STORE_RELAXED(e->strikes, 0);
-    STORE_RELAXED(e->late, 0);
-    STORE_RELAXED(e->backoffs, 0);
-    STORE_RELAXED(e->since_wall_ms, 0);
-    STORE_RELAXED(e->again_ms, 0);
-    STORE_RELAXED(e->tls_broken_until_ms, 0);
-    STORE_RELAXED(e->probe_until_ms, 0);
-    STORE_RELAXED(e->successes, 0);
-    STORE_RELAXED(e->failures, 0);
+    STORE(e->state, HEALTH_HEALTHY);
+    STORE(e->strikes, 0);
+    STORE(e->late, 0);
+    STORE(e->by_hand, 0);
+    STORE(e->backoffs, 0);
+    STORE(e->since_wall_ms, 0);
+    STORE(e->again_ms, 0);
+    STORE(e->tls_broken_until_ms, 0);
+    STORE(e->probe_until_ms, 0);
+    STORE(e->last_used_ms, 0);
+    STORE(e->successes, 0);
+    STORE(e->failures, 0);
     for (int i = 0; i < HEALTH_PHASES; i++)
-        STORE_RELAXED(e->latency_us8[i], 0);
+        STORE(e->latency[i], 0);
 }
 
-/* The address's entry, made where missing by forgetting the least useful of its neighbourhood. NULL where all of them
- * have open sessions. */
+/* A free entry of the neighbourhood, or the least useful. */
+static struct entry *choose_victim(const struct health *h, const struct key *k)
+{
+    struct entry *least = &h->entries[k->base];
+    for (uint32_t i = 0; i < NEIGHBOURS; i++) {
+        struct entry *candidate = &h->entries[k->base + i];
+        if (LOAD(candidate->used) == 0)
+            return candidate;
+        if (usefulness(candidate) < usefulness(least))
+            least = candidate;
+    }
+    return least;
+}
+
+/* The address's entry, made where missing. NULL where all of the neighbourhood have open sessions.
+ */
 static struct entry *find_or_make(struct health *h, const struct key *k)
 {
     struct entry *e = find(h, k);
     if (e != NULL)
         return e;
-    struct entry *worst = NULL;
-    for (uint32_t i = 0; i < NEIGHBOURS; i++) {
-        struct entry *candidate = &h->entries[k->base + i];
-        if (RELAXED(candidate->used) == 0) {
-            worst = candidate;
-            break;
-        }
-        if (worst == NULL || usefulness(candidate) < usefulness(worst))
-            worst = candidate;
-    }
-    if (RELAXED(worst->used) != 0 && RELAXED(worst->parked) > 0)
+    e = choose_victim(h, k);
+    if (LOAD(e->used) != 0 && LOAD(e->parked) > 0)
         return NULL;
-    begin_write(worst);
-    clear_entry(worst);
-    STORE_RELAXED(worst->ip[0], k->ip[0]);
-    STORE_RELAXED(worst->ip[1], k->ip[1]);
-    STORE_RELAXED(worst->used, 1);
-    end_write(worst);
-    return worst;
+    begin_write(e);
+    clear_entry(e);
+    STORE(e->ip[0], k->ip[0]);
+    STORE(e->ip[1], k->ip[1]);
+    STORE(e->used, 1);
+    end_write(e);
+    return e;
 }
 
-static void set_state(struct entry *e, enum health_state state, uint64_t wall_ms)
-{
-    if (RELAXED(e->state) != state)
-        STORE_RELAXED(e->since_wall_ms, wall_ms);
-    STORE_RELAXED(e->state, (uint8_t)state);
-}
-
-/* The next back-off: `first`, doubling with each one since the last success, moved by up to a tenth. */
-static uint64_t next_backoff(const struct health *h, struct entry *e, uint64_t first, uint64_t jitter)
+/* The next back-off: `first`, doubling with each one since the last success, moved by up to a tenth
+ * so that hosts that failed together do not come back together. */
+static uint64_t next_backoff(const struct health *h, struct entry *e, uint64_t first,
+                             uint64_t jitter)
 {
     uint64_t wait = first;
-    uint8_t backoffs = RELAXED(e->backoffs);
+    uint8_t backoffs = LOAD(e->backoffs);
     for (uint8_t i = 0; i < backoffs && wait < h->options.demote_max_ms; i++)
         wait *= 2;
     if (wait > h->options.demote_max_ms)
         wait = h->options.demote_max_ms;
     if (backoffs < UINT8_MAX)
-        STORE_RELAXED(e->backoffs, (uint8_t)(backoffs + 1));
+        STORE(e->backoffs, (uint8_t)(backoffs + 1));
     uint64_t tenth = wait / 10;
-    return tenth > 0 ? wait - tenth + jitter % (2 * tenth + 1) : wait;
+    return wait - tenth + jitter % (2 * tenth + 1);
 }
 
-static void on_success(struct entry *e, uint64_t wall_ms)
+/* When and by what an entry is written. */
+struct telling {
+    const struct health *health;
+    uint64_t mono_ms, wall_ms, jitter;
+};
+
+static void recover(struct entry *e, const struct telling *t)
 {
-    set_state(e, HEALTH_HEALTHY, wall_ms);
-    STORE_RELAXED(e->strikes, 0);
-    STORE_RELAXED(e->late, 0);
-    STORE_RELAXED(e->backoffs, 0);
-    STORE_RELAXED(e->again_ms, 0);
-    STORE_RELAXED(e->probe_until_ms, 0);
-    STORE_RELAXED(e->successes, RELAXED(e->successes) + 1);
+    move(e, HEALTH_HEALTHY, t->wall_ms);
+    STORE(e->strikes, 0);
+    STORE(e->late, 0);
+    STORE(e->by_hand, 0);
+    STORE(e->backoffs, 0);
+    STORE(e->again_ms, 0);
+    STORE(e->probe_until_ms, 0);
 }
 
-/* Demotes, or demotes anew. A host that is demoted already, whose time is not up and that is not being probed, gains
- * nothing from sessions that were opened before: a thousand of them are one finding. */
-static void demote(const struct health *h, struct entry *e, uint64_t mono_ms, uint64_t wall_ms, uint64_t jitter)
+/* An operator's word holds until its time is up, whatever sessions find out. */
+static bool is_held(const struct entry *e, uint64_t mono_ms)
 {
-    bool demoted = RELAXED(e->state) == HEALTH_DEMOTED;
-    if (demoted && RELAXED(e->again_ms) > mono_ms && RELAXED(e->probe_until_ms) == 0)
+    return LOAD(e->by_hand) != 0 && LOAD(e->again_ms) > mono_ms;
+}
+
+static void on_success(struct entry *e, const struct telling *t)
+{
+    STORE(e->successes, LOAD(e->successes) + 1);
+    if (LOAD(e->late) == 0 && !is_held(e, t->mono_ms))
+        recover(e, t);
+}
+
+/* Takes back what silence behind EHLO did, and that alone: a session that was open before goes on
+ * carrying while new ones are refused, or hang at the greeting. */
+static void on_carried(struct entry *e, const struct telling *t)
+{
+    bool silenced = state_of(e) == HEALTH_SUSPECT || state_of(e) == HEALTH_DEMOTED;
+    if (LOAD(e->late) == 0)
+        return;
+    STORE(e->late, 0);
+    STORE(e->strikes, 0);
+    if (silenced && !is_held(e, t->mono_ms))
+        recover(e, t);
+}
+
+/* Demotes, or demotes anew. A host that is demoted already, whose time is not up and that is not
+ * being probed, gains nothing from sessions that were opened before: a thousand of them are one
+ * finding. */
+static void demote(struct entry *e, const struct telling *t)
+{
+    bool demoted = state_of(e) == HEALTH_DEMOTED;
+    if (demoted && LOAD(e->again_ms) > t->mono_ms && LOAD(e->probe_until_ms) == 0)
         return;
     if (!demoted)
-        STORE_RELAXED(e->backoffs, 0);
-    set_state(e, HEALTH_DEMOTED, wall_ms);
-    STORE_RELAXED(e->again_ms, mono_ms + next_backoff(h, e, h->options.demote_first_ms, jitter));
-    STORE_RELAXED(e->probe_until_ms, 0);
+        STORE(e->backoffs, 0);
+    move(e, HEALTH_DEMOTED, t->wall_ms);
+    STORE(e->by_hand, 0);
+    uint64_t wait = next_backoff(t->health, e, t->health->options.demote_first_ms, t->jitter);
+    STORE(e->again_ms, t->mono_ms + wait);
+    STORE(e->probe_until_ms, 0);
 }
 
-static void on_silence(const struct health *h, struct entry *e, uint64_t mono_ms, uint64_t wall_ms, uint64_t jitter)
+static bool is_backing_off(const struct entry *e, uint64_t mono_ms)
 {
-    uint8_t strikes = RELAXED(e->strikes);
+    return (BIT(state_of(e)) & BACKING_OFF) && LOAD(e->again_ms) > mono_ms;
+}
+
+/* A first silence makes a suspect, but never brings forward a host whose back-off is running. */
+static void on_silence(struct entry *e, const struct telling *t)
+{
+    uint8_t strikes = LOAD(e->strikes);
     if (strikes < UINT8_MAX)
-        STORE_RELAXED(e->strikes, ++strikes);
-    if (strikes >= STRIKES_TO_DEMOTE || RELAXED(e->state) == HEALTH_DEMOTED)
-        demote(h, e, mono_ms, wall_ms, jitter);
-    else
-        set_state(e, HEALTH_SUSPECT, wall_ms);
+        STORE(e->strikes, ++strikes);
+    if (strikes >= STRIKES_TO_DEMOTE || state_of(e) == HEALTH_DEMOTED) {
+        demote(e, t);
+    } else if (!is_backing_off(e, t->mono_ms)) {
+        move(e, HEALTH_SUSPECT, t->wall_ms);
+        STORE(e->again_ms, 0);
+    }
 }
 
-/* DOWN, BUSY, REFUSING: told at once, so short back-offs do. A demoted host stays demoted: a refusal proves no more life
- * than a connect does. */
-static void back_off(const struct health *h, struct entry *e, enum health_state state, uint64_t mono_ms,
-                     uint64_t wall_ms, uint64_t jitter)
+/* DOWN, BUSY, REFUSING: told at once and so cheap to find out again; a short back-off does. */
+static void on_refusal(struct entry *e, enum health_state state, const struct telling *t)
 {
-    if (RELAXED(e->state) == HEALTH_DEMOTED) {
-        demote(h, e, mono_ms, wall_ms, jitter);
+    if (state_of(e) == HEALTH_DEMOTED) {
+        demote(e, t);
         return;
     }
-    if (RELAXED(e->state) == state && RELAXED(e->again_ms) > mono_ms)
+    /* While a back-off runs, more of the same comes from sessions opened together with the one that
+     * found out: the latest word counts, but nothing doubles. */
+    bool running = is_backing_off(e, t->mono_ms);
+    move(e, state, t->wall_ms);
+    if (running)
         return;
-    set_state(e, state, wall_ms);
-    STORE_RELAXED(e->again_ms, mono_ms + next_backoff(h, e, h->options.down_first_ms, jitter));
+    uint64_t wait = next_backoff(t->health, e, t->health->options.down_first_ms, t->jitter);
+    STORE(e->again_ms, t->mono_ms + wait);
 }
 
-static bool is_good(enum health_event event)
+static void apply_event(struct entry *e, enum health_event event, const struct telling *t)
 {
-    return event == HEALTH_EVENT_SUCCESS || event == HEALTH_EVENT_CARRIED;
-}
-
-static void apply_event(struct health *h, struct entry *e, enum health_event event, uint64_t mono_ms,
-                        uint64_t wall_ms, uint64_t jitter)
-{
-    if (!is_good(event))
-        STORE_RELAXED(e->failures, RELAXED(e->failures) + 1);
+    STORE(e->last_used_ms, t->mono_ms);
     switch (event) {
     case HEALTH_EVENT_SUCCESS:
-        if (RELAXED(e->late) == 0)
-            on_success(e, wall_ms);
+        on_success(e, t);
         return;
     case HEALTH_EVENT_CARRIED:
-        on_success(e, wall_ms);
+        on_carried(e, t);
         return;
     case HEALTH_EVENT_SILENT_LATE:
-        STORE_RELAXED(e->late, 1);
-        on_silence(h, e, mono_ms, wall_ms, jitter);
-        return;
+        STORE(e->late, 1);
+        on_silence(e, t);
+        break;
     case HEALTH_EVENT_SILENT:
-        on_silence(h, e, mono_ms, wall_ms, jitter);
-        return;
+        on_silence(e, t);
+        break;
     case HEALTH_EVENT_BROKEN:
-        demote(h, e, mono_ms, wall_ms, jitter);
-        return;
+        demote(e, t);
+        break;
     case HEALTH_EVENT_DOWN:
-        back_off(h, e, HEALTH_DOWN, mono_ms, wall_ms, jitter);
-        return;
+        on_refusal(e, HEALTH_DOWN, t);
+        break;
     case HEALTH_EVENT_BUSY:
-        back_off(h, e, HEALTH_BUSY, mono_ms, wall_ms, jitter);
-        return;
+        on_refusal(e, HEALTH_BUSY, t);
+        break;
     case HEALTH_EVENT_REFUSING:
-        back_off(h, e, HEALTH_REFUSING, mono_ms, wall_ms, jitter);
-        return;
+        on_refusal(e, HEALTH_REFUSING, t);
+        break;
     case HEALTH_EVENT_TLS_BROKEN:
-        STORE_RELAXED(e->tls_broken_until_ms, mono_ms + h->options.tls_broken_ms);
-        return;
+        STORE(e->tls_broken_until_ms, t->mono_ms + t->health->options.tls_broken_ms);
+        break;
     }
+    STORE(e->failures, LOAD(e->failures) + 1);
 }
 
-/* The common case costs readers nothing: a healthy host stays healthy without a write to the entry. */
-static bool is_news(const struct entry *e, enum health_event event)
-{
-    return !is_good(event) || RELAXED(e->state) != HEALTH_HEALTHY || RELAXED(e->strikes) != 0 ||
-           RELAXED(e->probe_until_ms) != 0 || RELAXED(e->successes) == 0;
-}
-
-enum health_state health_tell(struct health *h, const struct address *a, enum health_event event, uint64_t mono_ms,
-                              uint64_t wall_ms, uint64_t jitter)
+enum health_state health_tell(struct health *h, const struct address *a, enum health_event event,
+                              uint64_t mono_ms, uint64_t wall_ms, uint64_t jitter)
 {
     struct key k = key_of(h, a);
-    struct entry *known = find(h, &k);
-    if (known != NULL && !is_news(known, event) && is_entry_of(known, &k))
-        return HEALTH_HEALTHY;
+    if (event ==
+        HEALTH_EVENT_CARRIED) { /* one a message: no lock and no write where it says nothing new */
+        const struct entry *known = find(h, &k);
+        if (known == NULL || LOAD(known->late) == 0)
+            return known == NULL ? HEALTH_HEALTHY : state_of(known);
+    }
+    struct telling t = {h, mono_ms, wall_ms, jitter};
     pthread_mutex_t *lock = lock_of(h, &k);
     struct entry *e = find_or_make(h, &k);
     enum health_state state = HEALTH_HEALTHY;
     if (e != NULL) {
         begin_write(e);
-        STORE_RELAXED(e->last_used_ms, mono_ms);
-        apply_event(h, e, event, mono_ms, wall_ms, jitter);
-        state = (enum health_state)RELAXED(e->state);
+        apply_event(e, event, &t);
+        state = state_of(e);
         end_write(e);
     }
     pthread_mutex_unlock(lock);
     return state;
-}
-
-void health_learn(struct health *h, const struct address *a, enum health_phase phase, uint32_t ms)
-{
-    struct key k = key_of(h, a);
-    struct entry *e = find(h, &k);
-    if (e == NULL)
-        return; /* the first success makes the entry; what comes behind it is learned */
-    uint32_t sample = ms < (1u << 24) ? ms * 8 + 1 : 1u << 27;
-    uint32_t old = RELAXED(e->latency_us8[phase]);
-    /* Up fast, down slowly, so that one quick reply does not make the next usual one look late. Two learners at once lose
-     * one sample: harmless. */
-    uint32_t learned = old == 0 || sample > old ? sample : old - (old - sample) / 8;
-    if (learned != old && is_entry_of(e, &k))
-        STORE_RELAXED(e->latency_us8[phase], learned);
-}
-
-uint32_t health_patience_ms(const struct health *h, const struct address *a, enum health_phase phase)
-{
-    struct key k = key_of(h, a);
-    const struct entry *e = find(h, &k);
-    uint64_t min = h->options.patience_min_ms, max = h->options.patience_max_ms;
-    if (e == NULL)
-        return (uint32_t)max;
-    if (RELAXED(e->state) != HEALTH_HEALTHY)
-        return (uint32_t)min;
-    uint64_t usual = RELAXED(e->latency_us8[phase]);
-    if (usual == 0)
-        return (uint32_t)max;
-    uint64_t patience = usual * PATIENCE_FACTOR / 8;
-    return (uint32_t)(patience < min ? min : patience > max ? max : patience);
 }
 
 /* ---- probes, counts, operators ---- */
@@ -411,11 +549,11 @@ bool health_claim_probe(struct health *h, const struct address *a, uint64_t mono
     struct key k = key_of(h, a);
     pthread_mutex_t *lock = lock_of(h, &k);
     struct entry *e = find(h, &k);
-    bool claimed = e != NULL && RELAXED(e->state) == HEALTH_DEMOTED && RELAXED(e->again_ms) <= mono_ms &&
-                   RELAXED(e->probe_until_ms) <= mono_ms;
+    bool claimed = e != NULL && state_of(e) == HEALTH_DEMOTED && LOAD(e->again_ms) <= mono_ms &&
+                   LOAD(e->probe_until_ms) <= mono_ms;
     if (claimed) {
         begin_write(e);
-        STORE_RELAXED(e->probe_until_ms, mono_ms + PROBE_LIMIT_MS);
+        STORE(e->probe_until_ms, mono_ms + PROBE_LIMIT_MS);
         end_write(e);
     }
     pthread_mutex_unlock(lock);
@@ -429,7 +567,7 @@ void health_probe_drop(struct health *h, const struct address *a)
     struct entry *e = find(h, &k);
     if (e != NULL) {
         begin_write(e);
-        STORE_RELAXED(e->probe_until_ms, 0);
+        STORE(e->probe_until_ms, 0);
         end_write(e);
     }
     pthread_mutex_unlock(lock);
@@ -440,24 +578,27 @@ void health_count_session(struct health *h, const struct address *a, int change)
     struct key k = key_of(h, a);
     pthread_mutex_t *lock = lock_of(h, &k);
     struct entry *e = change > 0 ? find_or_make(h, &k) : find(h, &k);
-    /* An entry with open sessions is never forgotten, so the count comes back to where it was. Where none could be made,
-     * the session was not counted, and a later entry of that address must not fall below nothing. */
-    if (e != NULL && (change > 0 || RELAXED(e->parked) > 0))
-        STORE_RELAXED(e->parked, RELAXED(e->parked) + (uint32_t)change);
+    /* An entry with open sessions is never forgotten, so its count comes back to where it was. A
+     * session that came when no entry could be made was not counted, and takes nothing off on
+     * leaving. */
+    if (e != NULL && (change > 0 || LOAD(e->parked) > 0))
+        STORE(e->parked, LOAD(e->parked) + (uint32_t)change);
     pthread_mutex_unlock(lock);
 }
 
-void health_demote(struct health *h, const struct address *a, uint64_t duration_ms, uint64_t mono_ms,
-                   uint64_t wall_ms)
+void health_demote(struct health *h, const struct address *a, uint64_t duration_ms,
+                   uint64_t mono_ms, uint64_t wall_ms)
 {
     struct key k = key_of(h, a);
     pthread_mutex_t *lock = lock_of(h, &k);
     struct entry *e = find_or_make(h, &k);
     if (e != NULL) {
         begin_write(e);
-        set_state(e, HEALTH_DEMOTED, wall_ms);
-        STORE_RELAXED(e->again_ms, mono_ms + duration_ms);
-        STORE_RELAXED(e->last_used_ms, mono_ms);
+        move(e, HEALTH_DEMOTED, wall_ms);
+        STORE(e->again_ms, mono_ms + duration_ms);
+        STORE(e->by_hand, 1);
+        STORE(e->probe_until_ms, 0); /* a probe under way does not shorten what an operator said */
+        STORE(e->last_used_ms, mono_ms);
         end_write(e);
     }
     pthread_mutex_unlock(lock);
@@ -475,17 +616,4 @@ bool health_clear(struct health *h, const struct address *a)
     }
     pthread_mutex_unlock(lock);
     return e != NULL;
-}
-
-void health_visit(const struct health *h, void (*visit)(void *context, const struct health_view *v), void *context)
-{
-    for (unsigned i = 0; i < h->options.entries; i++) {
-        const struct entry *e = &h->entries[i];
-        if (RELAXED(e->used) == 0)
-            continue;
-        struct health_view v = read_entry(e);
-        v = health_view(h, &v.address);
-        if (v.known)
-            visit(context, &v);
-    }
 }

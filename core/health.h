@@ -1,44 +1,57 @@
 /* The health table: what this relay knows of each exchange address, shared by all workers.
  *
- * It orders a route for each attempt and never removes from it: with all demoted, all are still tried, least bad
- * first. It is learned from by every session and read on every attempt, so reading takes no lock: an entry is
- * a handful of atomics in a fixed, open-addressed table keyed by IP address; the least useful entry
- * of a full neighbourhood is forgotten.
+ * It orders a route for each attempt and never removes from it: with all demoted, all are still
+ * tried, least bad first. It is learned from by every session and read on every attempt, so reading
+ * takes no lock: an entry is a handful of atomics in a fixed, open-addressed table keyed by IP
+ * address; the least useful entry of a full neighbourhood is forgotten.
  *
  *            silence (patience ran out)      silence again, no success between
  *   HEALTHY ----------------------------> SUSPECT ----------------------------> DEMOTED
- *      ^  ^-------- accepted EHLO -----------'                                     |
+ *      ^  ^------------ success ------------'                                      |
  *      |                                                        its time is up     v
- *      '------------- accepted EHLO ------------------------------------------- PROBING
+ *      '----------------- success --------------------------------------------- PROBING
  *                                                (one real message in the whole process;
  *                                                 silence: DEMOTED again, twice as long)
- *   DOWN (refused, reset), BUSY (421, 4xx greeting), REFUSING (5xx greeting): demoted in the order for a
- *   short time that doubles; BROKEN (flood, not SMTP): DEMOTED at once.
+ *   DOWN (refused, reset), BUSY (421, 4xx greeting), REFUSING (5xx greeting): demoted in the order
+ *   for a short time that doubles; BROKEN (flood, not SMTP): DEMOTED at once.
  *
- * Only a greeting and an accepted EHLO count as success (RFC 5321 4.5.4.1 asks for such a list; a connect()
- * that works proves nothing: that was the bug of the server this relay grew out of). And for a host that fell silent behind
- * its EHLO not even those: it greets every time, and hangs every time. Only an answered transaction clears it. */
+ * Success is a greeting and an accepted EHLO, nothing less (RFC 5321 4.5.4.1 asks for such a list;
+ * a connect() that works proves nothing: that was the bug of the server this relay grew out of).
+ * For a host that fell silent behind its EHLO it is more: it greets every time, and hangs every
+ * time, so only an answered transaction clears it. */
 #ifndef ONWARD_CORE_HEALTH_H
 #define ONWARD_CORE_HEALTH_H
 
 #include "core/base/address.h"
 
+/* State, name for logs and people. PROBING of the drawing is DEMOTED with a probe claimed.
+ *
+ *   SUSPECT   one silence since its last success: short patience
+ *   DEMOTED   silent or broken: tried last until its time is up, then by one probe
+ *   DOWN      refused, unreachable, reset, closed early
+ *   BUSY      421 or 4xx greeting
+ *   REFUSING  5xx greeting */
+#define HEALTH_STATES(X)                                                                           \
+    X(HEALTH_HEALTHY, "healthy")                                                                   \
+    X(HEALTH_SUSPECT, "suspect")                                                                   \
+    X(HEALTH_DEMOTED, "demoted")                                                                   \
+    X(HEALTH_DOWN, "down")                                                                         \
+    X(HEALTH_BUSY, "busy")                                                                         \
+    X(HEALTH_REFUSING, "refusing")
+
 enum health_state {
-    HEALTH_HEALTHY,
-    HEALTH_SUSPECT,  /* one silence since its last success: short patience */
-    HEALTH_DEMOTED,  /* silent or broken: tried last until its time is up, then by one probe */
-    HEALTH_DOWN,     /* refused, unreachable, reset, closed early */
-    HEALTH_BUSY,     /* 421 or 4xx greeting */
-    HEALTH_REFUSING, /* 5xx greeting */
+#define X(state_, name_) state_,
+    HEALTH_STATES(X)
+#undef X
 };
 
 /* What a session tells the table. */
 enum health_event {
-    HEALTH_EVENT_SUCCESS, /* greeting and EHLO accepted */
-    HEALTH_EVENT_CARRIED, /* a whole transaction was answered, whatever the answers were */
-    HEALTH_EVENT_SILENT,  /* patience ran out before EHLO was accepted */
-    HEALTH_EVENT_SILENT_LATE, /* patience ran out behind EHLO, before commit: at MAIL, RCPT, DATA or in the body */
-    HEALTH_EVENT_BROKEN,  /* flood, over a limit, not SMTP */
+    HEALTH_EVENT_SUCCESS,     /* greeting and EHLO accepted */
+    HEALTH_EVENT_CARRIED,     /* a whole transaction was answered, whatever the answers were */
+    HEALTH_EVENT_SILENT,      /* patience ran out before EHLO was accepted */
+    HEALTH_EVENT_SILENT_LATE, /* behind it, before commit: at MAIL, RCPT, DATA or in the body */
+    HEALTH_EVENT_BROKEN,      /* flood, over a limit, not SMTP */
     HEALTH_EVENT_DOWN,
     HEALTH_EVENT_BUSY,
     HEALTH_EVENT_REFUSING,
@@ -46,16 +59,23 @@ enum health_event {
 };
 
 /* Phases whose latency is learned, each with its patience. */
-enum health_phase { HEALTH_CONNECT, HEALTH_GREETING, HEALTH_EHLO, HEALTH_TLS, HEALTH_COMMAND, HEALTH_PHASES };
+enum health_phase {
+    HEALTH_CONNECT,
+    HEALTH_GREETING,
+    HEALTH_EHLO,
+    HEALTH_TLS,
+    HEALTH_COMMAND,
+    HEALTH_PHASES
+};
 
 struct health;
 
 struct health_options {
-    unsigned entries;             /* a power of two */
-    uint64_t demote_first_ms;     /* 60 s */
-    uint64_t demote_max_ms;       /* 30 min */
-    uint64_t down_first_ms;       /* DOWN, BUSY, REFUSING: first back-off, doubling to demote_max_ms */
-    uint64_t tls_broken_ms;       /* hours */
+    unsigned entries;         /* a power of two */
+    uint64_t demote_first_ms; /* 60 s */
+    uint64_t demote_max_ms;   /* 30 min */
+    uint64_t down_first_ms;   /* DOWN, BUSY, REFUSING: first back-off, doubling to demote_max_ms */
+    uint64_t tls_broken_ms;   /* hours */
     uint64_t patience_min_ms, patience_max_ms; /* 1 s, 5 s */
 };
 
@@ -64,42 +84,51 @@ struct health_view {
     struct address address;
     bool known;
     enum health_state state;
-    unsigned strikes;         /* silences since the last success */
-    uint64_t since_wall_ms;   /* of the state */
-    uint64_t again_mono_ms;   /* not healthy: when it may be tried again in its turn */
+    unsigned strikes;       /* silences since the last success */
+    uint64_t since_wall_ms; /* of the state */
+    uint64_t again_mono_ms; /* not healthy: when it may be tried again in its turn */
     uint64_t tls_broken_until_mono_ms;
-    bool probing;             /* a probe is on its way */
+    bool probing;                       /* a probe was claimed and has no verdict yet */
+    uint64_t probe_until_mono_ms;       /* until then nobody else may claim it; 0 = none claimed */
     uint32_t latency_ms[HEALTH_PHASES]; /* usual; 0 = not learned */
-    uint64_t successes, failures;       /* since the entry was made */
-    unsigned parked;          /* sessions now open to it */
+    uint64_t successes, failures;       /* sessions accepted, failures told, since it was made */
+    unsigned parked;                    /* sessions now open to it */
 };
 
 struct health *health_create(const struct health_options *options); /* NULL: out of memory */
 void health_destroy(struct health **h);
 
-/* Lock-free; any thread. */
+/* Lock-free; any thread. Allocates nothing and never waits for a writer. */
 struct health_view health_view(const struct health *h, const struct address *a);
 
-/* Any thread. `jitter` is a random number of the caller's. Returns the state that now holds. */
+/* Any thread. `jitter` is a random number of the caller's: it moves a back-off by up to a tenth.
+ * Returns the state that now holds; HEALTHY where all entries of the neighbourhood have open
+ * sessions and nothing could be kept. */
 enum health_state health_tell(struct health *h, const struct address *a, enum health_event event,
                               uint64_t mono_ms, uint64_t wall_ms, uint64_t jitter);
 
-/* A phase took this long (success only). */
+/* A phase took this long (success only). Lock-free; of two threads that learn at the same instant
+ * one may lose its sample. */
 void health_learn(struct health *h, const struct address *a, enum health_phase phase, uint32_t ms);
 
-/* How long to wait in this phase before the next exchange is tried. */
+/* How long to wait in this phase before the next exchange is tried: a multiple of the usual
+ * latency, between the two bounds; the longest for a stranger, the shortest for a suspect.
+ * Lock-free. */
 uint32_t health_patience_ms(const struct health *h, const struct address *a,
                             enum health_phase phase);
 
-/* A demoted host whose time is up: true for exactly one caller, who then probes it and must end with
- * health_tell, or health_probe_drop where no verdict was reached. */
+/* A demoted host whose time is up: true for exactly one caller, who then probes it and must end
+ * with health_tell, or health_probe_drop where no verdict was reached. A claim that is never
+ * answered lapses after 60 s. */
 bool health_claim_probe(struct health *h, const struct address *a, uint64_t mono_ms);
 void health_probe_drop(struct health *h, const struct address *a);
 
 /* A session to this address was opened (+1) or closed (-1). */
 void health_count_session(struct health *h, const struct address *a, int change);
 
-/* By hand: `onward health demote|clear`. */
+/* By hand: `onward health demote|clear`. A demotion by hand holds for its whole time: no success
+ * shortens it. Clearing forgets all but the sessions now open; false where the address is not
+ * known. */
 void health_demote(struct health *h, const struct address *a, uint64_t duration_ms,
                    uint64_t mono_ms, uint64_t wall_ms);
 bool health_clear(struct health *h, const struct address *a);

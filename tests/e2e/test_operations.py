@@ -269,7 +269,7 @@ class Looking(E2ETest):
 
     def ask(self, relay: Relay, data: bytes) -> bytes:
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(10)
+            sock.settimeout(2)
             sock.connect(relay.config["control"]["socket"])
             sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)

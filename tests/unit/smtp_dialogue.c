@@ -64,6 +64,8 @@ static void expect_text(const struct play *p, const char *what, const char *expe
 static void flush(struct play *p)
 {
     assert_true(buf_ok(&p->out));
+    if (buf_len(&p->out) == 0)
+        return;
     buf_append(&p->wire, buf_slice(&p->out));
     buf_consume(&p->out, buf_len(&p->out));
 }
