@@ -9,8 +9,8 @@ import ssl
 import subprocess
 import tempfile
 
-from harness import (E2ETest, Exchanges, ORIGIN, Ports, Sink, Zone, content_of, hard_limit, main, message, to_yaml, tool,
-                     wait_until)
+from harness import (E2ETest, Exchanges, ORIGIN, Ports, Sink, Zone, content_of, hard_limit, main, message, to_yaml,
+                     tool, wait_until)
 
 
 class ExchangeTest(E2ETest):
