@@ -1,6 +1,6 @@
 # Onward: an outbound SMTP relay. `make help` lists the targets.
 #
-# One build tree per variant under build/: release, asan, tsan, clang. Objects follow the sources' paths; dependencies
+# One build tree per variant under build/: release, clang, asan, tsan, fuzz. Objects follow the sources' paths; dependencies
 # are tracked by the compiler.
 
 VARIANT  ?= release
@@ -37,8 +37,12 @@ else ifeq ($(VARIANT),asan)
 else ifeq ($(VARIANT),tsan)
   DEFINES += -DONWARD_NO_JEMALLOC
   OPTIMIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=thread -DONWARD_HOT_ASSERTS
+else ifeq ($(VARIANT),fuzz)
+  CC       := clang
+  DEFINES  += -DONWARD_NO_JEMALLOC
+  OPTIMIZE := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -DONWARD_HOT_ASSERTS
 else
-  $(error VARIANT is release, clang, asan or tsan)
+  $(error VARIANT is release, clang, asan, tsan or fuzz)
 endif
 
 CFLAGS   := -std=c11 $(WARNINGS) $(HARDEN) $(OPTIMIZE) $(DEFINES) -I. -MMD -MP
@@ -49,11 +53,11 @@ OBJECTS  := $(SOURCES:%.c=$(BUILD)/%.o)
 UNITS    := $(sort $(wildcard tests/unit/test_*.c))
 UNIT_BINARIES := $(UNITS:tests/unit/%.c=$(BUILD)/tests/%)
 FUZZERS  := $(sort $(wildcard tests/fuzz/fuzz_*.c))
-FUZZ_BINARIES := $(FUZZERS:tests/fuzz/%.c=build/fuzz/%)
 
-.PHONY: all help deps-build deps-demo deps-check build demo check quick asan tsan unit e2e fuzz tidy format bench \
+.PHONY: all help deps-build deps-demo deps-check build demo check quick asan tsan unit fuzz fuzz-binaries tidy format bench \
         install clean
 .DELETE_ON_ERROR:
+.SECONDARY:
 
 all: onward ## build the relay: ./onward
 
@@ -101,28 +105,26 @@ deps-check:
 
 unit: $(UNIT_BINARIES) ## build the unit tests of this VARIANT
 
-# A unit test names the sources it links against in its SOURCES line, and libraries in its LIBS line.
-sources_of = $(shell sed -n 's|^/\* SOURCES: \(.*\) \*/|\1|p' $(1))
-libs_of    = $(shell sed -n 's|^/\* LIBS: \(.*\) \*/|\1|p' $(1))
+# A test links against the archive of all modules but the program's own main, and takes from it what it needs.
+MODULES      := $(filter-out workers/cli/main.c,$(SOURCES))
+TEST_HELPERS := $(filter-out tests/unit/test_%,$(wildcard tests/unit/*.c))
 
-define unit_rule
-$(BUILD)/tests/$(1): $(BUILD)/tests/unit/$(1).o $(patsubst %.c,$(BUILD)/%.o,$(call sources_of,tests/unit/$(1).c))
-	@mkdir -p $$(@D)
-	@echo "  LINK  $$@"
-	@$$(CC) $$(CFLAGS) $$(LINK) -o $$@ $$^ -lcmocka $(call libs_of,tests/unit/$(1).c) -lpthread
-endef
-$(foreach t,$(UNITS:tests/unit/%.c=%),$(eval $(call unit_rule,$(t))))
+$(BUILD)/modules.a: $(MODULES:%.c=$(BUILD)/%.o) $(TEST_HELPERS:%.c=$(BUILD)/%.o)
+	@rm -f $@
+	@ar rcs $@ $^
 
-fuzz: $(FUZZ_BINARIES) ## build the fuzzers (clang, libFuzzer) into build/fuzz
+$(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(BUILD)/modules.a
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	@$(CC) $(CFLAGS) $(LINK) -o $@ $^ -lcmocka -Wl,--as-needed $(LIBS)
 
-define fuzz_rule
-build/fuzz/$(1): tests/fuzz/$(1).c $(call sources_of,tests/fuzz/$(1).c)
-	@mkdir -p $$(@D)
-	@echo "  FUZZ  $$@"
-	@clang -std=c11 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all $$(DEFINES) -DONWARD_HOT_ASSERTS \
-	    -I. -o $$@ $$^ $(call libs_of,tests/fuzz/$(1).c) -lpthread
-endef
-$(foreach t,$(FUZZERS:tests/fuzz/%.c=%),$(eval $(call fuzz_rule,$(t))))
+fuzz: ## build the fuzzers (clang, libFuzzer) into build/fuzz
+	@$(MAKE) --no-print-directory VARIANT=fuzz fuzz-binaries
+fuzz-binaries: $(FUZZERS:tests/fuzz/%.c=$(BUILD)/%)
+
+$(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/modules.a
+	@echo "  LINK  $@"
+	@$(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ -Wl,--as-needed $(LIBS)
 
 # ---- care ----
 
@@ -152,4 +154,4 @@ install: all ## install under $(DESTDIR)$(PREFIX): binary, man page, example con
 clean: ## remove what was built
 	rm -rf build onward
 
--include $(OBJECTS:.o=.d) $(wildcard $(BUILD)/tests/unit/*.d)
+-include $(OBJECTS:.o=.d) $(wildcard $(BUILD)/tests/*/*.d)

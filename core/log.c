@@ -4,6 +4,7 @@
 #include "core/base/clock.h"
 #include "core/base/mailbox.h"
 #include "core/base/list.h"
+#include "core/base/utf8.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,10 +16,10 @@
 #include <unistd.h>
 
 enum {
-    RECORDS_MAX = 16384,   /* lines waiting at most: bounds the memory behind a stuck disk or pipe */
+    RECORDS_MAX = 16384, /* lines waiting at most: bounds the memory behind a stuck disk or pipe */
     WRITE_PARTS = 256,
-    TAIL_ROOM = 8,         /* of a line, kept for its end: a quote, a brace, the line end */
-    STUCK_WAIT_MS = 1000,  /* a pipe nobody reads: lines are dropped after that */
+    TAIL_ROOM = 8,        /* of a line, kept for its end: a quote, a brace, the line end */
+    STUCK_WAIT_MS = 1000, /* a pipe nobody reads: lines are dropped after that */
 };
 
 struct log_record {
@@ -46,8 +47,8 @@ struct log {
 
 /* ---- composing a line: the caller's thread ---- */
 
-/* Records are as long as a line may get, though most lines are short: the allocator gives the rest of the pages no memory
- * until it is written. */
+/* Records are as long as a line may get, though most lines are short: the allocator gives the rest
+ * of the pages no memory until it is written. */
 static struct log_record *create_record(struct log *log)
 {
     if (atomic_fetch_add_explicit(&log->shared.records, 1, memory_order_relaxed) >= RECORDS_MAX) {
@@ -79,32 +80,16 @@ static void put_str(struct log_record *r, const char *text)
     put(r, text, strlen(text));
 }
 
-/* Length of the well-formed UTF-8 sequence at the start of `s` (RFC 3629); 0 where there is none. */
-static size_t utf8_length(struct slice s)
-{
-    unsigned char c = (unsigned char)s.ptr[0];
-    size_t len = c < 0xc2 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf5 ? 4 : 0;
-    if (len == 0 || len > s.len)
-        return 0;
-    for (size_t i = 1; i < len; i++)
-        if (((unsigned char)s.ptr[i] & 0xc0) != 0x80)
-            return 0;
-    unsigned char second = (unsigned char)s.ptr[1];
-    if ((c == 0xe0 && second < 0xa0) || (c == 0xed && second > 0x9f) || (c == 0xf0 && second < 0x90) ||
-        (c == 0xf4 && second > 0x8f))
-        return 0;
-    return len;
-}
-
-/* A JSON string with its quotes (RFC 8259 7). Cut where the line is full, never inside an escape. */
+/* A JSON string with its quotes (RFC 8259 7). Cut where the line is full, never inside an escape.
+ */
 static void put_string(struct log_record *r, struct slice s)
 {
     static const char hex[] = "0123456789abcdef";
     put(r, "\"", 1);
     while (s.len > 0 && !r->truncated) {
         size_t plain = 0;
-        while (plain < s.len && (unsigned char)s.ptr[plain] >= ' ' && (unsigned char)s.ptr[plain] < 0x7f &&
-               s.ptr[plain] != '"' && s.ptr[plain] != '\\')
+        while (plain < s.len && (unsigned char)s.ptr[plain] >= ' ' &&
+               (unsigned char)s.ptr[plain] < 0x7f && s.ptr[plain] != '"' && s.ptr[plain] != '\\')
             plain++;
         size_t room = LOG_LINE_MAX - TAIL_ROOM - r->len;
         put(r, s.ptr, plain < room ? plain : room);
@@ -153,7 +138,8 @@ void log_begin(struct log_line *l, struct log *log, const char *event)
     put_string(l->record, slice_str(event));
 }
 
-/* Is there room for a key and the shortest value? Once a line is cut, no further member is begun. */
+/* Is there room for a key and the shortest value? Once a line is cut, no further member is begun.
+ */
 static bool can_add(struct log_line *l, const char *key)
 {
     if (l->record == NULL || l->record->truncated)

@@ -1,6 +1,6 @@
-/* The log: one JSON object per line (RFC 8259), written by a thread of its own so that no worker ever waits
- * for a disk or a pipe. Lines wait in a bounded lock-free queue; when it is full they are dropped and
- * counted, and the count is logged as soon as there is room again.
+/* The log: one JSON object per line (RFC 8259), written by a thread of its own so that no worker
+ * ever waits for a disk or a pipe. Lines wait in a bounded lock-free queue; when it is full they
+ * are dropped and counted, and the count is logged as soon as there is room again.
  *
  *   struct log_line l;
  *   log_begin(&l, log, "delivery");        {"time":"...","event":"delivery"
@@ -8,8 +8,9 @@
  *   log_u64(&l, "connect_ms", 12);         ,"connect_ms":12
  *   log_end(&l);                           }\n
  *
- * Every string is escaped: control characters as \u00XX, bytes that are not valid UTF-8 as U+FFFD; so nothing a
- * peer says can forge a line. A line is at most LOG_LINE_MAX bytes; longer strings are cut. */
+ * Every string is escaped: control characters as \u00XX, bytes that are not valid UTF-8 as U+FFFD;
+ * so nothing a peer says can forge a line. A line is at most LOG_LINE_MAX bytes; longer strings are
+ * cut. */
 #ifndef ONWARD_CORE_LOG_H
 #define ONWARD_CORE_LOG_H
 
@@ -34,17 +35,20 @@ uint64_t log_dropped(const struct log *l);
 
 struct log_line {
     struct log *log;
-    struct log_record *record; /* NULL: dropped for want of memory or room; the rest is then no-op */
+    struct log_record
+        *record; /* NULL: dropped for want of memory or room; the rest is then no-op */
 };
 
-/* Starts a line with the time and the event's name. Any thread. `log` may be NULL (tests): no-op. */
+/* Starts a line with the time and the event's name. Any thread. `log` may be NULL (tests): no-op.
+ */
 void log_begin(struct log_line *l, struct log *log, const char *event);
 void log_str(struct log_line *l, const char *key, struct slice value);
 void log_cstr(struct log_line *l, const char *key, const char *value);
 void log_u64(struct log_line *l, const char *key, uint64_t value);
 void log_bool(struct log_line *l, const char *key, bool value);
 
-/* "code":550,"status":"5.1.1","text":"..."; for a local one "code" is absent and "local":"LOCAL_TIMEOUT" given. */
+/* "code":550,"status":"5.1.1","text":"..."; for a local one "code" is absent and
+ * "local":"LOCAL_TIMEOUT" given. */
 void log_reply(struct log_line *l, const struct reply *r);
 void log_end(struct log_line *l);
 

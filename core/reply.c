@@ -1,6 +1,7 @@
 #include "core/reply.h"
 
 #include "core/base/assert.h"
+#include "core/base/utf8.h"
 
 #include <stdio.h>
 
@@ -26,10 +27,8 @@ static const struct local *local_of(unsigned code)
 struct reply reply_local(enum reply_local code)
 {
     const struct local *l = local_of((unsigned)code);
-    struct reply r = {.code = (uint16_t)code,
-                      .class = l->class,
-                      .subject = l->subject,
-                      .detail = l->detail};
+    struct reply r = {
+        .code = (uint16_t)code, .class = l->class, .subject = l->subject, .detail = l->detail};
     reply_set_text(&r, slice_str(l->text));
     return r;
 }
@@ -38,8 +37,8 @@ struct reply reply_local_about(enum reply_local code, struct slice about)
 {
     struct reply r = reply_local(code);
     char text[REPLY_TEXT_SIZE];
-    int len = snprintf(text, sizeof text, "%s [%.*s]", local_of((unsigned)code)->text,
-                       SLICE_ARG(about));
+    int len =
+        snprintf(text, sizeof text, "%s [%.*s]", local_of((unsigned)code)->text, SLICE_ARG(about));
     ASSERT(len > 0);
     reply_set_text(&r, slice_str(text));
     return r;
@@ -50,29 +49,14 @@ const char *reply_source_name(const struct reply *r)
     return reply_is_local(r) ? local_of(r->code)->name : "remote";
 }
 
-/* Length of the valid UTF-8 sequence at the start of `s` (RFC 3629), 0 where there is none. */
-static size_t utf8_len(struct slice s)
-{
-    unsigned char c = (unsigned char)s.ptr[0];
-    size_t len = c < 0xc2 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf5 ? 4 : 0;
-    if (len == 0 || len > s.len)
-        return 0;
-    for (size_t i = 1; i < len; i++)
-        if (((unsigned char)s.ptr[i] & 0xc0) != 0x80)
-            return 0;
-    unsigned char second = (unsigned char)s.ptr[1];
-    bool overlong = (c == 0xe0 && second < 0xa0) || (c == 0xf0 && second < 0x90);
-    bool outside = (c == 0xed && second > 0x9f) || (c == 0xf4 && second > 0x8f);
-    bool c1_control = c == 0xc2 && second < 0xa0;
-    return overlong || outside || c1_control ? 0 : len;
-}
-
 void reply_set_text(struct reply *r, struct slice text)
 {
     size_t at = 0;
     while (text.len > 0) {
         unsigned char c = (unsigned char)text.ptr[0];
-        size_t len = c >= 0x80 ? utf8_len(text) : 1;
+        size_t len = utf8_length(text);
+        if (c == 0xc2 && len == 2 && (unsigned char)text.ptr[1] < 0xa0)
+            len = 0; /* a C1 control character */
         if (at + (len > 0 ? len : 1) > sizeof r->text)
             break;
         if (len > 1) {
@@ -94,8 +78,8 @@ size_t reply_format(const struct reply *r, char *dst, size_t size)
         (void)snprintf(code, sizeof code, "%u ", (unsigned)r->code % 1000);
     char status[32] = "";
     if (r->subject != 0 || r->detail != 0 || reply_is_local(r))
-        (void)snprintf(status, sizeof status, "%u.%u.%u ", (unsigned)r->class,
-                       (unsigned)r->subject, (unsigned)r->detail);
+        (void)snprintf(status, sizeof status, "%u.%u.%u ", (unsigned)r->class, (unsigned)r->subject,
+                       (unsigned)r->detail);
     int len = snprintf(dst, size, "%s%s%.*s", code, status, (int)r->text_len, r->text);
     ASSERT(len >= 0);
     return (size_t)len < size ? (size_t)len : size - 1;

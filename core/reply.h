@@ -1,7 +1,8 @@
 /* What was said about a recipient, a transaction or a host: an SMTP reply (RFC 5321 4.2) with its
- * enhanced status (RFC 3463), whether a peer sent it or we concluded it ourselves. A failure of ours
- * (no route, silence, refused) becomes the same struct with a code of the private range, so that one
- * function decides between delivered, next exchange, deferred and bounced. Plain value: copy freely. */
+ * enhanced status (RFC 3463), whether a peer sent it or we concluded it ourselves. A failure of
+ * ours (no route, silence, refused) becomes the same struct with a code of the private range, so
+ * that one function decides between delivered, next exchange, deferred and bounced. Plain value:
+ * copy freely. */
 #ifndef ONWARD_CORE_REPLY_H
 #define ONWARD_CORE_REPLY_H
 
@@ -12,9 +13,9 @@
 enum { REPLY_TEXT_SIZE = 256 }; /* longer texts are cut: they go to logs and bounces only */
 
 struct reply {
-    uint16_t code;     /* 200-559 from a peer; LOCAL_* (9000 and up) from us; 0 = none yet */
-    uint8_t class;     /* enhanced status class 2, 4 or 5; always the class that holds */
-    uint16_t subject;  /* enhanced status subject and detail, 0 where the peer sent none */
+    uint16_t code;    /* 200-559 from a peer; LOCAL_* (9000 and up) from us; 0 = none yet */
+    uint8_t class;    /* enhanced status class 2, 4 or 5; always the class that holds */
+    uint16_t subject; /* enhanced status subject and detail, 0 where the peer sent none */
     uint16_t detail;
     uint16_t text_len; /* bytes of `text`, printable, without code and enhanced status */
     char text[REPLY_TEXT_SIZE];
@@ -57,7 +58,7 @@ enum reply_local {
 #define X(name, class_, subject_, detail_, text_) name,
     REPLY_LOCALS(X)
 #undef X
-    REPLY_LOCAL_END
+        REPLY_LOCAL_END
 };
 
 /* A conclusion of ours as a reply. */

@@ -1,5 +1,7 @@
 #include "smtp/address.h"
 
+#include "core/base/utf8.h"
+
 enum { LOCAL_MAX = 64, DOMAIN_MAX = 255, PATH_MAX_BYTES = 256 };
 
 static bool is_high(char c)
@@ -19,28 +21,9 @@ static bool is_atext(char c)
 
 static bool is_domain_char(char c)
 {
-    return is_high(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-           c == '-' || c == '.' || c == '_'; /* underscore: not of the RFC, but of the world */
-}
-
-/* Whether `s` is well-formed UTF-8 (RFC 3629). */
-static bool is_utf8(struct slice s)
-{
-    for (size_t i = 0; i < s.len;) {
-        unsigned char c = (unsigned char)s.ptr[i];
-        size_t len = c < 0x80 ? 1 : c < 0xc2 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf5 ? 4 : 0;
-        if (len == 0 || len > s.len - i)
-            return false;
-        for (size_t k = 1; k < len; k++)
-            if (((unsigned char)s.ptr[i + k] & 0xc0) != 0x80)
-                return false;
-        unsigned char second = len > 1 ? (unsigned char)s.ptr[i + 1] : 0x80;
-        if ((c == 0xe0 && second < 0xa0) || (c == 0xed && second > 0x9f) ||
-            (c == 0xf0 && second < 0x90) || (c == 0xf4 && second > 0x8f))
-            return false;
-        i += len;
-    }
-    return true;
+    return is_high(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+           (c >= '0' && c <= '9') || c == '-' || c == '.' ||
+           c == '_'; /* underscore: not of the RFC, but of the world */
 }
 
 /* Length of the quoted string at the front, with its quotes; 0 where it is none. */
@@ -110,14 +93,14 @@ static enum smtp_address_error read_mailbox(struct slice *s, bool allow_utf8,
     *s = slice_skip(*s, at + domain);
     if (local > LOCAL_MAX || domain > DOMAIN_MAX || out->mailbox.len > PATH_MAX_BYTES - 2)
         return SMTP_ADDRESS_TOO_LONG;
-    for (size_t i = 0; i < out->mailbox.len; i++)
-        out->has_utf8 |= is_high(out->mailbox.ptr[i]);
-    if (out->has_utf8 && (!allow_utf8 || !is_utf8(out->mailbox)))
+    out->has_utf8 = utf8_has_high(out->mailbox);
+    if (out->has_utf8 && (!allow_utf8 || !utf8_is_valid(out->mailbox)))
         return SMTP_ADDRESS_UTF8;
     return SMTP_ADDRESS_OK;
 }
 
-/* "@one,@two:" in front of a mailbox: accepted and dropped. False where it begins but does not end. */
+/* "@one,@two:" in front of a mailbox: accepted and dropped. False where it begins but does not end.
+ */
 static bool skip_source_route(struct slice *s)
 {
     if (s->len == 0 || s->ptr[0] != '@')
@@ -131,10 +114,11 @@ static bool skip_source_route(struct slice *s)
     return colon < PATH_MAX_BYTES && route.len > 1;
 }
 
-enum smtp_address_error smtp_address_read_path(struct slice *input, bool allow_null, bool allow_utf8,
-                                               struct smtp_address *out)
+enum smtp_address_error smtp_address_read_path(struct slice *input, bool allow_null,
+                                               bool allow_utf8, struct smtp_address *out)
 {
-    *out = (struct smtp_address){.mailbox = SLICE_LIT(""), .local = SLICE_LIT(""), .domain = SLICE_LIT("")};
+    *out = (struct smtp_address){
+        .mailbox = SLICE_LIT(""), .local = SLICE_LIT(""), .domain = SLICE_LIT("")};
     struct slice s = *input;
     if (s.len == 0 || s.ptr[0] != '<')
         return SMTP_ADDRESS_SYNTAX;
@@ -157,7 +141,8 @@ enum smtp_address_error smtp_address_read_path(struct slice *input, bool allow_n
 enum smtp_address_error smtp_address_read_mailbox(struct slice text, bool allow_utf8,
                                                   struct smtp_address *out)
 {
-    *out = (struct smtp_address){.mailbox = SLICE_LIT(""), .local = SLICE_LIT(""), .domain = SLICE_LIT("")};
+    *out = (struct smtp_address){
+        .mailbox = SLICE_LIT(""), .local = SLICE_LIT(""), .domain = SLICE_LIT("")};
     enum smtp_address_error error = read_mailbox(&text, allow_utf8, out);
     return error == SMTP_ADDRESS_OK && text.len > 0 ? SMTP_ADDRESS_SYNTAX : error;
 }

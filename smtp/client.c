@@ -1,6 +1,7 @@
 #include "smtp/client.h"
 
 #include "core/base/assert.h"
+#include "core/base/utf8.h"
 #include "smtp/reply.h"
 
 #include <stdlib.h>
@@ -155,18 +156,10 @@ static bool has(const struct smtp_client *c, enum smtp_capability bit)
     return (c->caps.bits & (unsigned)bit) != 0;
 }
 
-static bool has_8bit(struct slice s)
-{
-    for (size_t i = 0; i < s.len; i++)
-        if ((unsigned char)s.ptr[i] >= 0x80)
-            return true;
-    return false;
-}
-
 /* RFC 6531: asked for only where an address or the header section holds UTF-8. */
 static bool header_needs_utf8(const struct envelope *e)
 {
-    return (e->flags & ENVELOPE_HAS_UTF8_HEADER) != 0 || has_8bit(e->sender);
+    return (e->flags & ENVELOPE_HAS_UTF8_HEADER) != 0 || utf8_has_high(e->sender);
 }
 
 static bool needs_utf8(const struct smtp_transaction *t)
@@ -176,7 +169,7 @@ static bool needs_utf8(const struct smtp_transaction *t)
     if (header_needs_utf8(t->envelope))
         return true;
     for (uint32_t i = 0; i < t->recipient_count; i++)
-        if (has_8bit(t->recipients[i].address))
+        if (utf8_has_high(t->recipients[i].address))
             return true;
     return false;
 }
@@ -607,7 +600,7 @@ bool smtp_client_can_carry(const struct smtp_client *c, const struct envelope *e
     else if ((e->flags & ENVELOPE_HAS_8BIT) != 0 && !has(c, SMTP_CAP_8BITMIME))
         *why_out = reply_local(LOCAL_NEEDS_8BITMIME);
     else if ((e->flags & ENVELOPE_SMTPUTF8) != 0 &&
-             (header_needs_utf8(e) || has_8bit(r->address)) && !has(c, SMTP_CAP_SMTPUTF8))
+             (header_needs_utf8(e) || utf8_has_high(r->address)) && !has(c, SMTP_CAP_SMTPUTF8))
         *why_out = reply_local(LOCAL_NEEDS_SMTPUTF8);
     else
         return true;

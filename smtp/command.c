@@ -63,7 +63,8 @@ static struct smtp_refusal mail_parameter(struct smtp_command *c, struct slice n
     }
     if (slice_equal_nocase(name, SLICE_LIT("ENVID"))) {
         c->envid = value;
-        return value.len > 0 && value.len <= ENVID_MAX && xtext_is_valid(value) ? none : bad_value();
+        return value.len > 0 && value.len <= ENVID_MAX && xtext_is_valid(value) ? none
+                                                                                : bad_value();
     }
     return refuse(555, "5.5.4", "This parameter of MAIL is not known here");
 }
@@ -117,7 +118,8 @@ static struct smtp_refusal address_refusal(enum smtp_address_error error, bool i
     case SMTP_ADDRESS_OK:
         return none;
     case SMTP_ADDRESS_UTF8:
-        return refuse(553, "5.6.7", "An address with non-ASCII characters needs SMTPUTF8 and valid UTF-8");
+        return refuse(553, "5.6.7",
+                      "An address with non-ASCII characters needs SMTPUTF8 and valid UTF-8");
     case SMTP_ADDRESS_TOO_LONG:
         return refuse(501, is_sender ? "5.1.7" : "5.1.3", "Address too long");
     case SMTP_ADDRESS_SYNTAX:
@@ -126,7 +128,8 @@ static struct smtp_refusal address_refusal(enum smtp_address_error error, bool i
     return refuse(501, is_sender ? "5.1.7" : "5.1.3", "Bad address syntax");
 }
 
-/* Does a parameter of this name stand among them? MAIL's address is judged by SMTPUTF8 behind it. */
+/* Does a parameter of this name stand among them? MAIL's address is judged by SMTPUTF8 behind it.
+ */
 static bool asks_for_utf8(struct slice line)
 {
     struct slice name, value;
@@ -190,7 +193,8 @@ struct smtp_refusal smtp_command_parse(struct slice line, bool allow_utf8, struc
     case VERB_DATA:
     case VERB_RSET:
     case VERB_QUIT:
-        return out->argument.len == 0 ? none : refuse(501, "5.5.4", "This command takes no argument");
+        return out->argument.len == 0 ? none
+                                      : refuse(501, "5.5.4", "This command takes no argument");
     case VERB_NOOP:
     case VERB_VRFY:
     case VERB_EXPN:

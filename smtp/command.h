@@ -1,11 +1,10 @@
 /* One SMTP command line, parsed (RFC 5321 4.1.1 with the extensions we offer).
  *
  *   command   = verb [ SP argument ] CRLF
- *   MAIL      = "MAIL FROM:" path *( SP "SIZE=" n / "BODY=7BIT" / "BODY=8BITMIME" / "SMTPUTF8" / "RET=FULL" / "RET=HDRS" /
- *               "ENVID=" xtext )
- *   RCPT      = "RCPT TO:" path *( SP "NOTIFY=NEVER" / "NOTIFY=" 1#( "SUCCESS" / "FAILURE" / "DELAY" ) /
- *               "ORCPT=" addr-type ";" xtext )
- *   BDAT      = "BDAT" SP n [ SP "LAST" ]                                         (RFC 3030)
+ *   MAIL      = "MAIL FROM:" path *( SP "SIZE=" n / "BODY=7BIT" / "BODY=8BITMIME" / "SMTPUTF8" /
+ * "RET=FULL" / "RET=HDRS" / "ENVID=" xtext ) RCPT      = "RCPT TO:" path *( SP "NOTIFY=NEVER" /
+ * "NOTIFY=" 1#( "SUCCESS" / "FAILURE" / "DELAY" ) / "ORCPT=" addr-type ";" xtext ) BDAT      =
+ * "BDAT" SP n [ SP "LAST" ]                                         (RFC 3030)
  *
  * Slices borrow from the line. No state, no policy: limits and sequence are the server's. */
 #ifndef ONWARD_SMTP_COMMAND_H
@@ -21,7 +20,7 @@ enum smtp_verb {
 #define X(name) VERB_##name,
     SMTP_VERBS(X)
 #undef X
-    VERB_UNKNOWN,
+        VERB_UNKNOWN,
 };
 
 struct smtp_command {
@@ -32,9 +31,9 @@ struct smtp_command {
     bool last;                   /* BDAT LAST */
     bool smtputf8;
     bool body_8bit;
-    uint8_t ret;                 /* enum envelope_ret */
+    uint8_t ret; /* enum envelope_ret */
     struct slice envid;
-    uint8_t notify;              /* enum envelope_notify bits */
+    uint8_t notify; /* enum envelope_notify bits */
     struct slice orcpt;
 };
 
@@ -45,8 +44,9 @@ struct smtp_refusal {
     const char *text;
 };
 
-/* `line` is without its CRLF. `allow_utf8`: SMTPUTF8 was asked for in this transaction (RCPT); MAIL decides by its own
- * parameter. */
-struct smtp_refusal smtp_command_parse(struct slice line, bool allow_utf8, struct smtp_command *out);
+/* `line` is without its CRLF. `allow_utf8`: SMTPUTF8 was asked for in this transaction (RCPT); MAIL
+ * decides by its own parameter. */
+struct smtp_refusal smtp_command_parse(struct slice line, bool allow_utf8,
+                                       struct smtp_command *out);
 
 #endif

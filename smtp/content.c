@@ -1,6 +1,6 @@
 #include "smtp/content.h"
 
-#include "core/base/assert.h"
+#include "core/base/utf8.h"
 
 enum { LINE_START_ROOM = 4 }; /* a step may put two held-back bytes and CRLF besides its run */
 
@@ -133,23 +133,11 @@ static void put_run(struct smtp_content *c, struct slice run)
     put(c, run);
 }
 
-static bool has_high_bit(struct slice s)
-{
-    uint64_t all = 0, word;
-    size_t i = 0;
-    for (; i + sizeof word <= s.len; i += sizeof word) {
-        memcpy(&word, s.ptr + i, sizeof word);
-        all |= word;
-    }
-    for (; i < s.len; i++)
-        all |= (uint64_t)(unsigned char)s.ptr[i];
-    return (all & UINT64_C(0x8080808080808080)) != 0;
-}
-
 /* Length of the longest prefix without CR, LF and NUL. */
 static size_t plain_length(struct slice s)
 {
-    size_t lf = slice_find(s, '\n'); /* the line is searched three times by memchr: far faster than once by byte */
+    size_t lf = slice_find(
+        s, '\n'); /* the line is searched three times by memchr: far faster than once by byte */
     s.len = lf;
     s.len = slice_find(s, '\r');
     return slice_find(s, '\0');
@@ -181,7 +169,8 @@ static size_t insert_room(const struct smtp_content *c)
     return c->in_header ? c->date_line.len + c->message_id_line.len + 2 : 0;
 }
 
-/* One step at a line's start in DATA mode: a dot is held back until the next byte tells what it is. True: it was used. */
+/* One step at a line's start in DATA mode: a dot is held back until the next byte tells what it is.
+ * True: it was used. */
 static bool hold_dot(struct smtp_content *c, char ch)
 {
     if (c->mode != SMTP_CONTENT_DATA || c->line_bytes > 0 || c->only_dot || ch != '.')
@@ -190,7 +179,8 @@ static bool hold_dot(struct smtp_content *c, char ch)
     return true;
 }
 
-/* Uses one run or one special byte of `s`. Returns how much; sets `*status_out` at the end of data. */
+/* Uses one run or one special byte of `s`. Returns how much; sets `*status_out` at the end of data.
+ */
 static size_t step(struct smtp_content *c, struct slice s, enum smtp_content_status *status_out)
 {
     char ch = s.ptr[0];
@@ -214,7 +204,7 @@ static size_t step(struct smtp_content *c, struct slice s, enum smtp_content_sta
     struct slice run = slice_take(s, plain_length(s));
     if (c->error == SMTP_CONTENT_OK)
         run = slice_take(run, room(c) - LINE_START_ROOM - insert_room(c));
-    if (has_high_bit(run)) {
+    if (utf8_has_high(run)) {
         c->has_8bit = true;
         c->has_utf8_header |= c->in_header;
     }
@@ -222,10 +212,12 @@ static size_t step(struct smtp_content *c, struct slice s, enum smtp_content_sta
     return run.len;
 }
 
-/* The very first bytes decide whether there is a header section at all (RFC 5322 2.2: else an own one goes in front). */
+/* The very first bytes decide whether there is a header section at all (RFC 5322 2.2: else an own
+ * one goes in front). */
 static void judge_first_line(struct smtp_content *c, struct slice rest)
 {
-    bool at_start = c->in_header && !c->seen_field && c->line_bytes == 0 && !c->after_cr && !c->only_dot;
+    bool at_start =
+        c->in_header && !c->seen_field && c->line_bytes == 0 && !c->after_cr && !c->only_dot;
     if (!at_start || rest.ptr[0] == '\r' || rest.ptr[0] == '.')
         return;
     if (looks_like_field(slice_take(rest, plain_length(rest))))

@@ -1,9 +1,10 @@
 /* Decoding a message's content as it arrives (RFC 5321 4.1.1.4, 4.5.2; RFC 3030 for BDAT).
  *
- * Bytes are copied in runs into the driver's `content` buffer, dots unstuffed (DATA only), and watched on the way: line ends
- * must be CRLF (a bare CR or LF is how one server's end of data becomes another's second message, "smuggling"), lines and
- * the whole are bounded, Received fields are counted, and Date and Message-ID are put in at the end of a header section
- * that lacks them. What is refused is read on to its true end, so that the dialogue stays in step. */
+ * Bytes are copied in runs into the driver's `content` buffer, dots unstuffed (DATA only), and
+ * watched on the way: line ends must be CRLF (a bare CR or LF is how one server's end of data
+ * becomes another's second message, "smuggling"), lines and the whole are bounded, Received fields
+ * are counted, and Date and Message-ID are put in at the end of a header section that lacks them.
+ * What is refused is read on to its true end, so that the dialogue stays in step. */
 #ifndef ONWARD_SMTP_CONTENT_H
 #define ONWARD_SMTP_CONTENT_H
 
@@ -39,19 +40,19 @@ struct smtp_content {
     enum smtp_content_mode mode;
     enum smtp_content_error error;
     struct buf *out;
-    struct slice date_line;       /* "Date: ...\r\n", put in where missing; or "" */
+    struct slice date_line; /* "Date: ...\r\n", put in where missing; or "" */
     struct slice message_id_line;
     uint64_t bytes;        /* put into `out` since begin */
     uint32_t header_bytes; /* of them, up to and with the blank line; set when it was seen */
     unsigned received;
-    size_t line_bytes;     /* of the line under way, without its end */
-    char head[16];         /* its first bytes, lower case: names the field */
+    size_t line_bytes; /* of the line under way, without its end */
+    char head[16];     /* its first bytes, lower case: names the field */
     uint8_t head_len;
-    bool after_cr;         /* the last byte read was a CR */
-    bool only_dot;         /* DATA: the line so far is a single dot, which is held back */
+    bool after_cr; /* the last byte read was a CR */
+    bool only_dot; /* DATA: the line so far is a single dot, which is held back */
     bool in_header;
     bool has_date, has_message_id;
-    bool seen_field;       /* the first line was a header field */
+    bool seen_field; /* the first line was a header field */
     bool has_8bit, has_dot_lines, has_utf8_header;
 };
 
@@ -65,7 +66,8 @@ enum smtp_content_status smtp_content_feed(struct smtp_content *c, struct slice 
 /* BDAT: so many bytes are announced; more than is allowed is known before they come. */
 void smtp_content_expect(struct smtp_content *c, uint64_t bytes);
 
-/* BDAT LAST was read whole: ends an open line and an open header section. FULL: empty `out` and call again. */
+/* BDAT LAST was read whole: ends an open line and an open header section. FULL: empty `out` and
+ * call again. */
 enum smtp_content_status smtp_content_finish(struct smtp_content *c);
 
 /* Whatever still comes is read and dropped. */

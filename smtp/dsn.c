@@ -2,23 +2,19 @@
 
 #include "core/base/assert.h"
 #include "core/base/clock.h"
+#include "core/base/utf8.h"
 #include "core/domain.h"
 #include "smtp/address.h"
 #include "smtp/xtext.h"
 
 #include <stdio.h>
 
-enum { LINE_MAX_BYTES = 900 }; /* well below RFC 5321's 998: quoted peers' words are cut into lines */
+enum {
+    LINE_MAX_BYTES = 900
+}; /* well below RFC 5321's 998: quoted peers' words are cut into lines */
 
-static bool is_utf8_needed(struct slice s)
-{
-    for (size_t i = 0; i < s.len; i++)
-        if ((unsigned char)s.ptr[i] >= 0x80)
-            return true;
-    return false;
-}
-
-bool dsn_wanted(enum dsn_kind kind, const struct envelope *original, const struct envelope_recipient *recipient)
+bool dsn_wanted(enum dsn_kind kind, const struct envelope *original,
+                const struct envelope_recipient *recipient)
 {
     if (original->sender.len == 0) /* never a bounce of a bounce (RFC 5321 6.1) */
         return false;
@@ -41,7 +37,8 @@ static void put(struct buf *out, const char *text)
     buf_append_str(out, text);
 }
 
-/* Words from outside on one line: whatever could end it or the message becomes '?', and it is cut. */
+/* Words from outside on one line: whatever could end it or the message becomes '?', and it is cut.
+ */
 static void put_clean(struct buf *out, struct slice s)
 {
     s = slice_take(s, LINE_MAX_BYTES);
@@ -72,22 +69,26 @@ struct kind_words {
     const char *action; /* RFC 3464 2.3.3 */
     const char *subject;
     const char *opening;
-    uint8_t class;      /* of the status, where a reply does not give one that agrees */
+    uint8_t class; /* of the status, where a reply does not give one that agrees */
 };
 
 static const struct kind_words *words_of(enum dsn_kind kind)
 {
     static const struct kind_words words[] = {
         [DSN_FAILED] = {"failed", "Undelivered mail returned to sender",
-                        "Your message could not be delivered to the recipients below, and will not be tried\r\n"
-                        "again. Under each one stands what the receiving side, or this relay, gave as reason.\r\n",
+                        "Your message could not be delivered to the recipients below, and will not "
+                        "be tried\r\n"
+                        "again. Under each one stands what the receiving side, or this relay, gave "
+                        "as reason.\r\n",
                         5},
         [DSN_DELAYED] = {"delayed", "Delayed mail (still being tried)",
-                         "Your message has not been delivered to the recipients below yet. This relay goes on\r\n"
+                         "Your message has not been delivered to the recipients below yet. This "
+                         "relay goes on\r\n"
                          "trying: you need not send it again.\r\n",
                          4},
         [DSN_RELAYED] = {"relayed", "Mail relayed",
-                         "Your message has been handed to the recipients' mail exchange, which does not send\r\n"
+                         "Your message has been handed to the recipients' mail exchange, which "
+                         "does not send\r\n"
                          "delivery notifications: this is the last you will hear of it.\r\n",
                          2},
     };
@@ -130,9 +131,12 @@ static void put_reply(struct buf *out, const struct reply *r)
 
 static void put_human_part(struct buf *out, const struct dsn *d, const char *boundary)
 {
-    buf_printf(out, "--%s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n",
+    buf_printf(out,
+               "--%s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: "
+               "8bit\r\n\r\n",
                boundary);
-    buf_printf(out, "This is the mail relay at %s.\r\n\r\n%s\r\n", d->hostname, words_of(d->kind)->opening);
+    buf_printf(out, "This is the mail relay at %s.\r\n\r\n%s\r\n", d->hostname,
+               words_of(d->kind)->opening);
     for (uint32_t i = 0; i < d->recipient_count; i++) {
         const struct dsn_recipient *r = &d->recipients[i];
         put(out, "  <");
@@ -148,9 +152,10 @@ static void put_human_part(struct buf *out, const struct dsn *d, const char *bou
     put(out, "\r\n");
 }
 
-static void put_recipient_status(struct buf *out, const struct dsn *d, const struct dsn_recipient *r)
+static void put_recipient_status(struct buf *out, const struct dsn *d,
+                                 const struct dsn_recipient *r)
 {
-    const char *type = is_utf8_needed(r->recipient->address) ? "utf-8; " : "rfc822; ";
+    const char *type = utf8_has_high(r->recipient->address) ? "utf-8; " : "rfc822; ";
     put(out, "\r\n");
     if (r->recipient->orcpt.len > 0) {
         size_t semicolon = slice_find(r->recipient->orcpt, ';');
@@ -199,9 +204,10 @@ static void put_original_part(struct buf *out, const struct dsn *d, const char *
 {
     bool utf8 = (d->original->flags & (ENVELOPE_SMTPUTF8 | ENVELOPE_HAS_UTF8_HEADER)) ==
                 (ENVELOPE_SMTPUTF8 | ENVELOPE_HAS_UTF8_HEADER);
-    const char *type = d->content_is_full ? (utf8 ? "message/global" : "message/rfc822")
-                                          : (utf8 ? "message/global-headers" : "text/rfc822-headers");
-    bool high = is_utf8_needed(d->content);
+    const char *type = d->content_is_full
+                           ? (utf8 ? "message/global" : "message/rfc822")
+                           : (utf8 ? "message/global-headers" : "text/rfc822-headers");
+    bool high = utf8_has_high(d->content);
     buf_printf(out, "--%s\r\nContent-Type: %s\r\n%s\r\n", boundary, type,
                high ? "Content-Transfer-Encoding: 8bit\r\n" : "");
     buf_append(out, d->content);
@@ -244,14 +250,14 @@ static uint32_t header_length(struct slice s)
 
 static bool needs_utf8(const struct dsn *d)
 {
-    bool any = is_utf8_needed(d->original->sender);
+    bool any = utf8_has_high(d->original->sender);
     for (uint32_t i = 0; i < d->recipient_count; i++)
-        any |= is_utf8_needed(d->recipients[i].recipient->address);
+        any |= utf8_has_high(d->recipients[i].recipient->address);
     return any;
 }
 
-bool dsn_compose(const struct dsn *d, struct buf *out, struct envelope *e_out, struct envelope_recipient *rcpt_out,
-                 char domain_out[256])
+bool dsn_compose(const struct dsn *d, struct buf *out, struct envelope *e_out,
+                 struct envelope_recipient *rcpt_out, char domain_out[256])
 {
     struct smtp_address sender;
     if (smtp_address_read_mailbox(d->original->sender, true, &sender) != SMTP_ADDRESS_OK ||
@@ -268,22 +274,22 @@ bool dsn_compose(const struct dsn *d, struct buf *out, struct envelope *e_out, s
     if (!buf_ok(out))
         return false;
     struct slice content = buf_slice(out);
-    bool high = is_utf8_needed(content);
+    bool high = utf8_has_high(content);
     uint32_t header = header_length(content);
-    bool high_header = is_utf8_needed(slice_take(content, header));
-    *rcpt_out = (struct envelope_recipient){.address = d->original->sender,
-                                            .domain = slice_str(domain_out),
-                                            .orcpt = SLICE_LIT("")};
-    *e_out = (struct envelope){
-        .sender = SLICE_LIT(""),
-        .envid = SLICE_LIT(""),
-        .origin = SLICE_LIT(""),
-        .size_bytes = content.len,
-        .header_bytes = header,
-        .flags = (uint8_t)((utf8 ? ENVELOPE_SMTPUTF8 : 0) | (high ? ENVELOPE_BODY_8BIT | ENVELOPE_HAS_8BIT : 0) |
-                           (has_dot_lines(content) ? ENVELOPE_HAS_DOTS : 0) |
-                           (high_header ? ENVELOPE_HAS_UTF8_HEADER : 0)),
-        .recipients = rcpt_out,
-        .recipient_count = 1};
+    bool high_header = utf8_has_high(slice_take(content, header));
+    *rcpt_out = (struct envelope_recipient){
+        .address = d->original->sender, .domain = slice_str(domain_out), .orcpt = SLICE_LIT("")};
+    *e_out =
+        (struct envelope){.sender = SLICE_LIT(""),
+                          .envid = SLICE_LIT(""),
+                          .origin = SLICE_LIT(""),
+                          .size_bytes = content.len,
+                          .header_bytes = header,
+                          .flags = (uint8_t)((utf8 ? ENVELOPE_SMTPUTF8 : 0) |
+                                             (high ? ENVELOPE_BODY_8BIT | ENVELOPE_HAS_8BIT : 0) |
+                                             (has_dot_lines(content) ? ENVELOPE_HAS_DOTS : 0) |
+                                             (high_header ? ENVELOPE_HAS_UTF8_HEADER : 0)),
+                          .recipients = rcpt_out,
+                          .recipient_count = 1};
     return true;
 }

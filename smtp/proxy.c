@@ -48,9 +48,9 @@ static enum proxy_status parse_v1(struct slice received, struct proxy_header *ou
     struct slice source = next_word(&line), destination = next_word(&line);
     struct slice source_port = next_word(&line);
     if (!address_parse_ip(source, &out->source) ||
-        !address_parse_ip(destination, &out->destination) ||
-        address_is_v4(&out->source) != v4 || address_is_v4(&out->destination) != v4 ||
-        !read_port(source_port, &out->source.port) || !read_port(line, &out->destination.port))
+        !address_parse_ip(destination, &out->destination) || address_is_v4(&out->source) != v4 ||
+        address_is_v4(&out->destination) != v4 || !read_port(source_port, &out->source.port) ||
+        !read_port(line, &out->destination.port))
         return PROXY_INVALID;
     return PROXY_OK;
 }

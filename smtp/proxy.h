@@ -1,10 +1,13 @@
-/* The PROXY protocol header, versions 1 (text) and 2 (binary), that a load balancer puts in front of a connection. */
+/* The PROXY protocol header, versions 1 (text) and 2 (binary), that a load balancer puts in front
+ * of a connection. */
 #ifndef ONWARD_SMTP_PROXY_H
 #define ONWARD_SMTP_PROXY_H
 
 #include "core/base/address.h"
 
-enum { PROXY_HEADER_MAX = 16 + 2048 }; /* version 2 with its options; version 1 has at most 107 bytes */
+enum {
+    PROXY_HEADER_MAX = 16 + 2048
+}; /* version 2 with its options; version 1 has at most 107 bytes */
 
 enum proxy_status { PROXY_NEED_MORE, PROXY_OK, PROXY_LOCAL, PROXY_INVALID };
 
@@ -14,8 +17,8 @@ struct proxy_header {
     struct address destination;
 };
 
-/* Looks at all bytes received so far. PROXY_LOCAL: the balancer's own connection (a health check), or one whose
- * origin it does not know: the peer's address stands. */
+/* Looks at all bytes received so far. PROXY_LOCAL: the balancer's own connection (a health check),
+ * or one whose origin it does not know: the peer's address stands. */
 enum proxy_status proxy_parse(struct slice received, struct proxy_header *out);
 
 #endif

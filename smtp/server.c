@@ -11,11 +11,11 @@ enum { HELO_MAX = 255, RECIPIENTS_FIRST = 4, DROPPED_MAX = 64 * 1024, REPLY_ROOM
 
 /* Where the dialogue stands: X(name, phrase).
  *
- *   START --EHLO--> READY --MAIL--> MAIL --RCPT--> RCPT --DATA--> DATA ---end of data--> CONCLUDING --> READY
- *                                                    |                                    ^
+ *   START --EHLO--> READY --MAIL--> MAIL --RCPT--> RCPT --DATA--> DATA ---end of data--> CONCLUDING
+ * --> READY |                                    ^
  *                                                    '--BDAT--> CHUNK <-> BDAT --LAST-----'
- *   CHUNK reads a chunk's bytes, BDAT waits for the next BDAT command; a failed BDAT waits for RSET.
- *   Any state --hang up, QUIT, too many errors--> CLOSING */
+ *   CHUNK reads a chunk's bytes, BDAT waits for the next BDAT command; a failed BDAT waits for
+ * RSET. Any state --hang up, QUIT, too many errors--> CLOSING */
 #define SERVER_STATES(X)                                                                           \
     X(SERVER_START, "before EHLO")                                                                 \
     X(SERVER_READY, "between transactions")                                                        \
@@ -49,12 +49,12 @@ struct smtp_server {
     struct arena arena;
     struct envelope envelope;
     uint32_t recipients_room;
-    bool begun;            /* SERVER_BEGIN was told */
+    bool begun; /* SERVER_BEGIN was told */
     struct smtp_content decoder;
-    uint64_t chunk_left;   /* SERVER_CHUNK: bytes of the chunk still to come */
+    uint64_t chunk_left; /* SERVER_CHUNK: bytes of the chunk still to come */
     bool chunk_last;
-    bool chunk_refused;    /* bytes are read and dropped: the BDAT was out of place */
-    struct {               /* the driver's word at SERVER_BEGIN */
+    bool chunk_refused; /* bytes are read and dropped: the BDAT was out of place */
+    struct {            /* the driver's word at SERVER_BEGIN */
         unsigned code;
         const char *enhanced;
         const char *text;
@@ -123,7 +123,8 @@ static void reply_bad(struct smtp_server *s, unsigned code, const char *enhanced
     reply(s, code, enhanced, text);
 }
 
-void smtp_server_hang_up(struct smtp_server *s, unsigned code, const char *enhanced, const char *text)
+void smtp_server_hang_up(struct smtp_server *s, unsigned code, const char *enhanced,
+                         const char *text)
 {
     if (s->state == SERVER_CLOSING)
         return;
@@ -173,7 +174,9 @@ static void on_mail(struct smtp_server *s, const struct smtp_command *c)
 {
     char domain[256];
     if (s->state != SERVER_READY) {
-        reply_bad(s, 503, "5.5.1", s->state == SERVER_START ? "Say EHLO first" : "A transaction is under way already");
+        reply_bad(s, 503, "5.5.1",
+                  s->state == SERVER_START ? "Say EHLO first"
+                                           : "A transaction is under way already");
         return;
     }
     if (!s->room) {
@@ -195,8 +198,8 @@ static void on_mail(struct smtp_server *s, const struct smtp_command *c)
         return;
     }
     s->envelope.ret = c->ret;
-    s->envelope.flags = (uint8_t)((c->smtputf8 ? ENVELOPE_SMTPUTF8 : 0) |
-                                  (c->body_8bit ? ENVELOPE_BODY_8BIT : 0));
+    s->envelope.flags =
+        (uint8_t)((c->smtputf8 ? ENVELOPE_SMTPUTF8 : 0) | (c->body_8bit ? ENVELOPE_BODY_8BIT : 0));
     move(s, SERVER_MAIL);
     reply(s, 250, "2.1.0", "Sender ok");
 }
@@ -222,8 +225,8 @@ static void on_rcpt(struct smtp_server *s, const struct smtp_command *c)
     }
     struct envelope_recipient r = {.notify = c->notify};
     bool kept = s->envelope.recipient_count < s->recipients_room || grow_recipients(s);
-    kept = kept && keep(s, c->address.mailbox, &r.address) && keep(s, slice_str(domain), &r.domain) &&
-           keep(s, c->orcpt, &r.orcpt);
+    kept = kept && keep(s, c->address.mailbox, &r.address) &&
+           keep(s, slice_str(domain), &r.domain) && keep(s, c->orcpt, &r.orcpt);
     if (!kept) {
         reply(s, 452, "4.3.1", "Out of memory, try again later");
         return;
@@ -251,7 +254,8 @@ static enum smtp_server_event on_data(struct smtp_server *s)
         return SERVER_MORE;
     }
     if (s->state != SERVER_RCPT) {
-        reply_bad(s, 503, "5.5.1", s->state == SERVER_MAIL ? "No valid recipients" : "Say MAIL and RCPT first");
+        reply_bad(s, 503, "5.5.1",
+                  s->state == SERVER_MAIL ? "No valid recipients" : "Say MAIL and RCPT first");
         return SERVER_MORE;
     }
     if (!s->room) {
@@ -264,7 +268,8 @@ static enum smtp_server_event on_data(struct smtp_server *s)
     return SERVER_BEGIN;
 }
 
-/* The chunk's bytes follow the command whatever we think of it: they are always read (RFC 3030 2). */
+/* The chunk's bytes follow the command whatever we think of it: they are always read (RFC 3030 2).
+ */
 static enum smtp_server_event on_bdat(struct smtp_server *s, const struct smtp_command *c)
 {
     bool first = s->state == SERVER_RCPT;
@@ -294,7 +299,8 @@ static struct smtp_refusal refusal_of(const struct smtp_server *s)
     case SMTP_CONTENT_NUL:
         return (struct smtp_refusal){554, "5.6.0", "A NUL in the content: encode binary parts"};
     case SMTP_CONTENT_LINE_TOO_LONG:
-        return (struct smtp_refusal){554, "5.6.0", "A line of the content is too long: use quoted-printable or base64"};
+        return (struct smtp_refusal){
+            554, "5.6.0", "A line of the content is too long: use quoted-printable or base64"};
     case SMTP_CONTENT_TOO_LARGE:
         return (struct smtp_refusal){552, "5.3.4", "Message larger than this relay takes"};
     case SMTP_CONTENT_LOOP:
@@ -342,9 +348,11 @@ static enum smtp_server_event chunk_over(struct smtp_server *s)
     return SERVER_MORE;
 }
 
-static enum smtp_server_event feed_chunk(struct smtp_server *s, struct slice input, size_t *used_out)
+static enum smtp_server_event feed_chunk(struct smtp_server *s, struct slice input,
+                                         size_t *used_out)
 {
-    struct slice bytes = slice_take(input, s->chunk_left < input.len ? (size_t)s->chunk_left : input.len);
+    struct slice bytes =
+        slice_take(input, s->chunk_left < input.len ? (size_t)s->chunk_left : input.len);
     size_t used = 0;
     enum smtp_content_status status = smtp_content_feed(&s->decoder, bytes, &used);
     s->chunk_left -= used;
@@ -355,7 +363,8 @@ static enum smtp_server_event feed_chunk(struct smtp_server *s, struct slice inp
 }
 
 /* Bytes of a BDAT that was out of place: dropped, then refused. */
-static enum smtp_server_event drop_chunk(struct smtp_server *s, struct slice input, size_t *used_out)
+static enum smtp_server_event drop_chunk(struct smtp_server *s, struct slice input,
+                                         size_t *used_out)
 {
     size_t take = s->chunk_left < input.len ? (size_t)s->chunk_left : input.len;
     s->chunk_left -= take;
@@ -392,7 +401,10 @@ static void on_helo(struct smtp_server *s, const struct smtp_command *c)
 {
     struct slice name = slice_take(c->argument, HELO_MAX);
     for (size_t i = 0; i < name.len; i++) /* goes into Received and logs */
-        s->helo[i] = name.ptr[i] > ' ' && name.ptr[i] < 0x7f && strchr("()<>[]\\\"", name.ptr[i]) == NULL ? name.ptr[i] : '?';
+        s->helo[i] =
+            name.ptr[i] > ' ' && name.ptr[i] < 0x7f && strchr("()<>[]\\\"", name.ptr[i]) == NULL
+                ? name.ptr[i]
+                : '?';
     if (name.len > 2 && name.ptr[0] == '[' && name.ptr[name.len - 1] == ']') {
         s->helo[0] = '[';
         s->helo[name.len - 1] = ']';
@@ -405,10 +417,11 @@ static void on_helo(struct smtp_server *s, const struct smtp_command *c)
         reply(s, 250, "", s->options->hostname);
         return;
     }
-    buf_printf(s->out,
-               "250-%s\r\n250-PIPELINING\r\n250-SIZE %llu\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n"
-               "250-ENHANCEDSTATUSCODES\r\n250 CHUNKING\r\n",
-               s->options->hostname, (unsigned long long)s->options->message_bytes_max);
+    buf_printf(
+        s->out,
+        "250-%s\r\n250-PIPELINING\r\n250-SIZE %llu\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n"
+        "250-ENHANCEDSTATUSCODES\r\n250 CHUNKING\r\n",
+        s->options->hostname, (unsigned long long)s->options->message_bytes_max);
 }
 
 static enum smtp_server_event on_reset(struct smtp_server *s)
@@ -481,7 +494,8 @@ static enum smtp_server_event on_line(struct smtp_server *s, struct slice line)
     return run(s, &c);
 }
 
-/* A command line that is too long is read to its end, and refused there; one that has none ends the connection. */
+/* A command line that is too long is read to its end, and refused there; one that has none ends the
+ * connection. */
 static void drop_line(struct smtp_server *s, size_t len, bool whole)
 {
     s->line_dropped += len;
@@ -495,7 +509,8 @@ static void drop_line(struct smtp_server *s, size_t len, bool whole)
 }
 
 /* Gathers a command line; a whole one in `input` is used in place. */
-static enum smtp_server_event feed_command(struct smtp_server *s, struct slice input, size_t *used_out)
+static enum smtp_server_event feed_command(struct smtp_server *s, struct slice input,
+                                           size_t *used_out)
 {
     size_t lf = slice_find(input, '\n');
     bool whole = lf < input.len;
@@ -580,7 +595,8 @@ static enum smtp_server_event feed_once(struct smtp_server *s, struct slice inpu
     ASSERT(false);
 }
 
-/* True where feed_once has something to do without further input: an empty chunk, or a chunk whose end waits. */
+/* True where feed_once has something to do without further input: an empty chunk, or a chunk whose
+ * end waits. */
 static bool is_due(const struct smtp_server *s)
 {
     return (s->state == SERVER_CHUNK || s->chunk_refused) && s->chunk_left == 0;
@@ -614,14 +630,16 @@ void smtp_server_set_room(struct smtp_server *s, bool room)
     s->room = room;
 }
 
-void smtp_server_set_trace(struct smtp_server *s, struct slice date_line, struct slice message_id_line)
+void smtp_server_set_trace(struct smtp_server *s, struct slice date_line,
+                           struct slice message_id_line)
 {
     ASSERT(s->begun);
     s->decoder.date_line = date_line;
     s->decoder.message_id_line = message_id_line;
 }
 
-void smtp_server_refuse(struct smtp_server *s, unsigned code, const char *enhanced, const char *text)
+void smtp_server_refuse(struct smtp_server *s, unsigned code, const char *enhanced,
+                        const char *text)
 {
     ASSERT(s->begun);
     s->refusal.code = code;
@@ -630,7 +648,8 @@ void smtp_server_refuse(struct smtp_server *s, unsigned code, const char *enhanc
     smtp_content_drop(&s->decoder);
 }
 
-void smtp_server_conclude(struct smtp_server *s, unsigned code, const char *enhanced, const char *text)
+void smtp_server_conclude(struct smtp_server *s, unsigned code, const char *enhanced,
+                          const char *text)
 {
     if (s->state != SERVER_CLOSING) {
         ASSERT(s->state == SERVER_CONCLUDING);

@@ -1,16 +1,17 @@
 /* The server side of one SMTP connection: what a submitter says to us (RFC 5321), with PIPELINING
  * (2920), SIZE (1870), 8BITMIME (6152), SMTPUTF8 (6531), CHUNKING (3030), DSN (3461) and
- * ENHANCEDSTATUSCODES (2034). A pure state machine: bytes in, replies and events out, no I/O, no clock.
- * One thread at a time; owned by the connection's driver.
+ * ENHANCEDSTATUSCODES (2034). A pure state machine: bytes in, replies and events out, no I/O, no
+ * clock. One thread at a time; owned by the connection's driver.
  *
  * The driver feeds received bytes and writes out what gathers in `out`. A message's way:
  *
- *   feed -> SERVER_BEGIN      MAIL and RCPTs were accepted, DATA or the first BDAT came. The driver prepares
- *                             `content` (it writes Received first), or calls smtp_server_refuse.
- *   feed -> SERVER_CONTENT    `content` is full: the driver takes its bytes and empties it
- *   feed -> SERVER_MESSAGE    the content is complete. The machine takes no more input until the driver has
- *                             made it durable (or not) and calls smtp_server_conclude with the reply
- *   feed -> SERVER_ABANDON    the transaction behind SERVER_BEGIN is void (RSET, bad content, too large, QUIT)
+ *   feed -> SERVER_BEGIN      MAIL and RCPTs were accepted, DATA or the first BDAT came. The driver
+ * prepares `content` (it writes Received first), or calls smtp_server_refuse. feed ->
+ * SERVER_CONTENT    `content` is full: the driver takes its bytes and empties it feed ->
+ * SERVER_MESSAGE    the content is complete. The machine takes no more input until the driver has
+ *                             made it durable (or not) and calls smtp_server_conclude with the
+ * reply feed -> SERVER_ABANDON    the transaction behind SERVER_BEGIN is void (RSET, bad content,
+ * too large, QUIT)
  *
  * Replies of one pipelined group gather in `out` and are flushed together when input runs out. */
 #ifndef ONWARD_SMTP_SERVER_H
@@ -24,13 +25,13 @@ struct smtp_server;
 
 /* Shared by all connections; must outlive them. */
 struct smtp_server_options {
-    const char *hostname;              /* our name in the greeting and in EHLO */
+    const char *hostname; /* our name in the greeting and in EHLO */
     uint64_t message_bytes_max;
-    unsigned recipients_max;           /* per message: 452 4.5.3 beyond it */
-    unsigned command_bytes_max;        /* a command line with CRLF; RFC 5321 4.5.3.1.4 plus extensions */
-    unsigned text_line_bytes_max;      /* a content line with CRLF (RFC 5321 4.5.3.1.6: 1000) */
-    unsigned bad_commands_max;         /* then 421 and close */
-    unsigned received_max;             /* Received fields: beyond is a loop, 554 5.4.6 */
+    unsigned recipients_max;      /* per message: 452 4.5.3 beyond it */
+    unsigned command_bytes_max;   /* a command line with CRLF; RFC 5321 4.5.3.1.4 plus extensions */
+    unsigned text_line_bytes_max; /* a content line with CRLF (RFC 5321 4.5.3.1.6: 1000) */
+    unsigned bad_commands_max;    /* then 421 and close */
+    unsigned received_max;        /* Received fields: beyond is a loop, 554 5.4.6 */
     /* Normalizes a recipient's or sender's domain to its routing key; false: not a valid domain. */
     bool (*normalize_domain)(struct slice domain, char out[256]);
 };
@@ -42,10 +43,11 @@ enum smtp_server_event {
     SERVER_CONTENT,
     SERVER_MESSAGE,
     SERVER_ABANDON,
-    SERVER_CLOSE,   /* flush `out`, then close */
+    SERVER_CLOSE, /* flush `out`, then close */
 };
 
-/* `out` (replies) and `content` belong to the driver and outlive the machine. NULL when out of memory. */
+/* `out` (replies) and `content` belong to the driver and outlive the machine. NULL when out of
+ * memory. */
 struct smtp_server *smtp_server_create(const struct smtp_server_options *options, struct buf *out,
                                        struct buf *content);
 void smtp_server_destroy(struct smtp_server **s);
@@ -53,23 +55,27 @@ void smtp_server_destroy(struct smtp_server **s);
 /* Queues the 220 greeting. */
 void smtp_server_greet(struct smtp_server *s);
 
-/* Queues "code enhanced text" and makes the next feed return SERVER_CLOSE: 421 at shutdown, overload, time-out;
- * 554 for a client that is not allowed. */
+/* Queues "code enhanced text" and makes the next feed return SERVER_CLOSE: 421 at shutdown,
+ * overload, time-out; 554 for a client that is not allowed. */
 void smtp_server_hang_up(struct smtp_server *s, unsigned code, const char *enhanced,
                          const char *text);
 
-/* Uses up bytes of `input`, at most until the next event. `*used_out` says how many; feed the rest again. */
-enum smtp_server_event smtp_server_feed(struct smtp_server *s, struct slice input, size_t *used_out);
+/* Uses up bytes of `input`, at most until the next event. `*used_out` says how many; feed the rest
+ * again. */
+enum smtp_server_event smtp_server_feed(struct smtp_server *s, struct slice input,
+                                        size_t *used_out);
 
-/* True while MAIL, DATA and such must be refused for want of room (452 4.3.1); the driver sets it before a feed. */
+/* True while MAIL, DATA and such must be refused for want of room (452 4.3.1); the driver sets it
+ * before a feed. */
 void smtp_server_set_room(struct smtp_server *s, bool room);
 
-/* After SERVER_BEGIN: refuse this content with the reply (452, 451...): what comes is read and dropped. */
+/* After SERVER_BEGIN: refuse this content with the reply (452, 451...): what comes is read and
+ * dropped. */
 void smtp_server_refuse(struct smtp_server *s, unsigned code, const char *enhanced,
                         const char *text);
 
-/* After SERVER_BEGIN: the lines to put in where the header section lacks Date or Message-ID, with their CRLF. They must live
- * until conclude or ABANDON. */
+/* After SERVER_BEGIN: the lines to put in where the header section lacks Date or Message-ID, with
+ * their CRLF. They must live until conclude or ABANDON. */
 void smtp_server_set_trace(struct smtp_server *s, struct slice date_line,
                            struct slice message_id_line);
 
@@ -77,9 +83,10 @@ void smtp_server_set_trace(struct smtp_server *s, struct slice date_line,
 void smtp_server_conclude(struct smtp_server *s, unsigned code, const char *enhanced,
                           const char *text);
 
-/* The envelope: complete from SERVER_BEGIN on but for size, header bytes and content flags, which are set at
- * SERVER_MESSAGE (size counts only what the machine put into `content`, so not the driver's Received).
- * id, arrived_wall_ms and origin are the driver's. Valid until conclude or ABANDON. */
+/* The envelope: complete from SERVER_BEGIN on but for size, header bytes and content flags, which
+ * are set at SERVER_MESSAGE (size counts only what the machine put into `content`, so not the
+ * driver's Received). id, arrived_wall_ms and origin are the driver's. Valid until conclude or
+ * ABANDON. */
 const struct envelope *smtp_server_envelope(const struct smtp_server *s);
 
 /* What the client called itself at EHLO or HELO; "" before. And whether it was EHLO. */
@@ -89,7 +96,8 @@ bool smtp_server_is_esmtp(const struct smtp_server *s);
 /* The state, for logs and time limits: greeting, command, content, waiting for durability. */
 const char *smtp_server_state_name(const struct smtp_server *s);
 
-/* True between transactions and before the first: a 421 here loses nothing the client must retry twice. */
+/* True between transactions and before the first: a 421 here loses nothing the client must retry
+ * twice. */
 bool smtp_server_is_idle(const struct smtp_server *s);
 
 #endif

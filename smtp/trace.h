@@ -1,4 +1,5 @@
-/* Our trace field (RFC 5321 4.4) and the fields we put in where a submitter left them out (RFC 6409 8). */
+/* Our trace field (RFC 5321 4.4) and the fields we put in where a submitter left them out (RFC 6409
+ * 8). */
 #ifndef ONWARD_SMTP_TRACE_H
 #define ONWARD_SMTP_TRACE_H
 

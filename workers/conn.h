@@ -1,6 +1,6 @@
-/* A connection: a socket, TLS over it where agreed, and the poller's watch. It moves bytes; what they mean is its
- * session's business. Edge-triggered: readable and writable are remembered here until an operation says
- * NET_AGAIN. Embedded in its session; owner thread only. */
+/* A connection: a socket, TLS over it where agreed, and the poller's watch. It moves bytes; what
+ * they mean is its session's business. Edge-triggered: readable and writable are remembered here
+ * until an operation says NET_AGAIN. Embedded in its session; owner thread only. */
 #ifndef ONWARD_WORKERS_CONN_H
 #define ONWARD_WORKERS_CONN_H
 
@@ -12,8 +12,8 @@
 struct conn {
     struct watch watch;
     struct poller *poller;
-    SSL *ssl;       /* NULL in clear; owned */
-    int fd;         /* -1 when closed; owned */
+    SSL *ssl; /* NULL in clear; owned */
+    int fd;   /* -1 when closed; owned */
     bool readable;
     bool writable;
 };
@@ -36,8 +36,8 @@ static inline bool conn_is_open(const struct conn *c)
 /* Reads what is there, at most `size`. NET_AGAIN: nothing now. */
 enum net_status conn_read(struct conn *c, char *buffer, size_t size, size_t *len_out);
 
-/* Writes as much of `parts` as goes. NET_OK with `*len_out` > 0 or NET_AGAIN. After NET_AGAIN over TLS the next call
- * must begin with the same bytes. */
+/* Writes as much of `parts` as goes. NET_OK with `*len_out` > 0 or NET_AGAIN. After NET_AGAIN over
+ * TLS the next call must begin with the same bytes. */
 enum net_status conn_writev(struct conn *c, const struct iovec *parts, int count, size_t *len_out);
 
 /* Writes out `out`; NET_OK when it is empty. */

@@ -62,9 +62,10 @@ json_t *control_text(struct slice s)
 json_t *control_reply(const struct reply *r)
 {
     char status[32];
-    (void)snprintf(status, sizeof status, "%u.%u.%u", (unsigned)r->class, (unsigned)r->subject, (unsigned)r->detail);
-    return json_pack("{s:i,s:s,s:o}", "code", reply_is_local(r) ? 0 : (int)r->code, "status", status, "text",
-                     control_text(slice_of(r->text, r->text_len)));
+    (void)snprintf(status, sizeof status, "%u.%u.%u", (unsigned)r->class, (unsigned)r->subject,
+                   (unsigned)r->detail);
+    return json_pack("{s:i,s:s,s:o}", "code", reply_is_local(r) ? 0 : (int)r->code, "status",
+                     status, "text", control_text(slice_of(r->text, r->text_len)));
 }
 
 void control_status(struct control_client *c, const json_t *request)
@@ -73,12 +74,14 @@ void control_status(struct control_client *c, const json_t *request)
     const struct control_options *o = &c->control->options;
     struct committer_figures f = committer_figures(o->committer);
     struct resolver_figures d = resolver_figures(o->resolver);
-    json_t *status = json_pack(
-        "{s:{s:I,s:I,s:I,s:I,s:I},s:{s:I,s:I,s:I,s:I,s:I},s:b}", "spool", "messages_queued", (json_int_t)f.messages_queued,
-        "recipients_queued", (json_int_t)f.recipients_queued, "commits", (json_int_t)f.commits, "messages_stored",
-        (json_int_t)f.messages, "outcomes", (json_int_t)f.outcomes, "dns", "flights", (json_int_t)d.flights, "cache_hits",
-        (json_int_t)d.cache_hits, "cache_misses", (json_int_t)d.cache_misses, "failures", (json_int_t)d.failures, "cached",
-        (json_int_t)d.cached, "has_room", store_has_room(o->store));
+    json_t *status =
+        json_pack("{s:{s:I,s:I,s:I,s:I,s:I},s:{s:I,s:I,s:I,s:I,s:I},s:b}", "spool",
+                  "messages_queued", (json_int_t)f.messages_queued, "recipients_queued",
+                  (json_int_t)f.recipients_queued, "commits", (json_int_t)f.commits,
+                  "messages_stored", (json_int_t)f.messages, "outcomes", (json_int_t)f.outcomes,
+                  "dns", "flights", (json_int_t)d.flights, "cache_hits", (json_int_t)d.cache_hits,
+                  "cache_misses", (json_int_t)d.cache_misses, "failures", (json_int_t)d.failures,
+                  "cached", (json_int_t)d.cached, "has_room", store_has_room(o->store));
     if (status != NULL && o->add_status != NULL)
         o->add_status(o->context, status);
     control_done(c, status);
@@ -92,10 +95,17 @@ static void run_request(struct control_client *c, struct slice line)
         const char *op;
         void (*run)(struct control_client *c, const json_t *request);
     } table[] = {
-        {"queue.list", control_queue_list},   {"queue.show", control_queue_show},   {"queue.hold", control_queue_edit},
-        {"queue.release", control_queue_edit}, {"queue.retry", control_queue_edit}, {"queue.bounce", control_queue_edit},
-        {"health.list", control_health_list}, {"health.demote", control_health_edit}, {"health.clear", control_health_edit},
-        {"route", control_route},             {"status", control_status},
+        {"queue.list", control_queue_list},
+        {"queue.show", control_queue_show},
+        {"queue.hold", control_queue_edit},
+        {"queue.release", control_queue_edit},
+        {"queue.retry", control_queue_edit},
+        {"queue.bounce", control_queue_edit},
+        {"health.list", control_health_list},
+        {"health.demote", control_health_edit},
+        {"health.clear", control_health_edit},
+        {"route", control_route},
+        {"status", control_status},
     };
     json_error_t error;
     json_t *request = json_loadb(line.ptr, line.len, JSON_REJECT_DUPLICATES, &error);
@@ -219,7 +229,8 @@ static void on_connection(struct watch *watch, unsigned events)
     int fd = accept4(control->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0)
         return;
-    struct control_client *c = control->client_count < CONTROL_CLIENTS_MAX ? calloc(1, sizeof *c) : NULL;
+    struct control_client *c =
+        control->client_count < CONTROL_CLIENTS_MAX ? calloc(1, sizeof *c) : NULL;
     if (c == NULL) {
         (void)close(fd);
         return;
@@ -259,7 +270,8 @@ static void *run(void *context)
         (void)timer_wheel_advance(&c->timers, clock_mono_ms());
         if (!c->stopping)
             continue;
-        for (struct link *l = c->clients.next; l != &c->clients;) { /* busy ones wait for their answer */
+        for (struct link *l = c->clients.next;
+             l != &c->clients;) { /* busy ones wait for their answer */
             struct control_client *client = CONTAINER_OF(l, struct control_client, link);
             l = l->next;
             close_client(client);
@@ -296,13 +308,17 @@ static int listen_on(const char *path, struct error *error)
     (void)snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
     make_directory(path);
     if (is_alive(&address)) {
-        error_set(error, "another relay answers on control.socket %s; stop it, or give this one a socket of its own", path);
+        error_set(error,
+                  "another relay answers on control.socket %s; stop it, or give this one a socket "
+                  "of its own",
+                  path);
         return -1;
     }
     (void)unlink(path); /* of a process that is gone */
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     mode_t mask = umask(0177);
-    bool ok = fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 16) == 0;
+    bool ok = fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 &&
+              listen(fd, 16) == 0;
     (void)umask(mask);
     if (!ok) {
         error_set(error, "cannot listen on control.socket %s: %s", path, strerror(errno));
@@ -349,10 +365,12 @@ struct control *control_start(const struct control_options *options, struct erro
         free_control(c);
         return NULL;
     }
-    bool ok = c->poller != NULL && c->reader != NULL && mailbox_init(&c->mailbox, c) == 0 &&
-              poller_add(c->poller, &c->mailbox_watch, c->mailbox.event_fd, POLLER_LEVEL_READ, on_mailbox) &&
-              poller_add(c->poller, &c->listener_watch, c->listener, POLLER_LEVEL_READ, on_connection) &&
-              pthread_create(&c->thread, NULL, run, c) == 0;
+    bool ok =
+        c->poller != NULL && c->reader != NULL && mailbox_init(&c->mailbox, c) == 0 &&
+        poller_add(c->poller, &c->mailbox_watch, c->mailbox.event_fd, POLLER_LEVEL_READ,
+                   on_mailbox) &&
+        poller_add(c->poller, &c->listener_watch, c->listener, POLLER_LEVEL_READ, on_connection) &&
+        pthread_create(&c->thread, NULL, run, c) == 0;
     if (!ok) {
         error_set(error, "the control socket's thread cannot start: out of memory or descriptors");
         free_control(c);

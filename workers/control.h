@@ -1,7 +1,8 @@
-/* The control socket: a unix stream socket (mode 0600, its directory's owner decides who may use it) on which
- * `onward queue|health|route|status` ask the running relay. One request, one JSON object on a line; then response lines, each a JSON
- * object, the last of which has "done":true (and "error" with what to do, where it failed). Runs on a thread of its own; a
- * slow or hostile client never touches mail: bounded lines, bounded clients, bounded time. */
+/* The control socket: a unix stream socket (mode 0600, its directory's owner decides who may use
+ * it) on which `onward queue|health|route|status` ask the running relay. One request, one JSON
+ * object on a line; then response lines, each a JSON object, the last of which has "done":true (and
+ * "error" with what to do, where it failed). Runs on a thread of its own; a slow or hostile client
+ * never touches mail: bounded lines, bounded clients, bounded time. */
 #ifndef ONWARD_WORKERS_CONTROL_H
 #define ONWARD_WORKERS_CONTROL_H
 
@@ -21,12 +22,14 @@ struct control_options {
     struct health *health;
     struct resolver *resolver;
     struct destination_table *destinations;
-    /* Appends members of the "status" answer (worker counters and such) to a JSON object; the relay's. */
+    /* Appends members of the "status" answer (worker counters and such) to a JSON object; the
+     * relay's. */
     void (*add_status)(void *context, void *json_object);
     void *context;
 };
 
-/* Binds the socket (a stale one of a dead process is replaced, a live one refused) and starts the thread. */
+/* Binds the socket (a stale one of a dead process is replaced, a live one refused) and starts the
+ * thread. */
 struct control *control_start(const struct control_options *options, struct error *error);
 void control_stop(struct control **c);
 

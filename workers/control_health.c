@@ -7,18 +7,23 @@ static void say_host(void *context, const struct health_view *v)
     char address[ADDRESS_TEXT_SIZE];
     address_format_ip(&v->address, address);
     uint64_t mono = clock_mono_ms(), wall = clock_wall_ms();
-    json_t *o = json_pack("{s:s,s:s,s:i,s:I,s:I,s:i,s:b}", "address", address, "state", health_state_name(v->state),
-                          "strikes", (int)v->strikes, "successes", (json_int_t)v->successes, "failures",
-                          (json_int_t)v->failures, "sessions", (int)v->parked, "probing", v->probing);
+    json_t *o = json_pack("{s:s,s:s,s:i,s:I,s:I,s:i,s:b}", "address", address, "state",
+                          health_state_name(v->state), "strikes", (int)v->strikes, "successes",
+                          (json_int_t)v->successes, "failures", (json_int_t)v->failures, "sessions",
+                          (int)v->parked, "probing", v->probing);
     if (o == NULL)
         return;
     if (v->since_wall_ms != 0)
-        (void)json_object_set_new(o, "since_ms", json_integer((json_int_t)(wall - v->since_wall_ms)));
+        (void)json_object_set_new(o, "since_ms",
+                                  json_integer((json_int_t)(wall - v->since_wall_ms)));
     if (v->again_mono_ms > mono)
-        (void)json_object_set_new(o, "again_ms", json_integer((json_int_t)(v->again_mono_ms - mono)));
+        (void)json_object_set_new(o, "again_ms",
+                                  json_integer((json_int_t)(v->again_mono_ms - mono)));
     if (v->tls_broken_until_mono_ms > mono)
-        (void)json_object_set_new(o, "tls_broken_ms", json_integer((json_int_t)(v->tls_broken_until_mono_ms - mono)));
-    static const char *const phases[] = {"connect_ms", "greeting_ms", "ehlo_ms", "tls_ms", "command_ms"};
+        (void)json_object_set_new(o, "tls_broken_ms",
+                                  json_integer((json_int_t)(v->tls_broken_until_mono_ms - mono)));
+    static const char *const phases[] = {"connect_ms", "greeting_ms", "ehlo_ms", "tls_ms",
+                                         "command_ms"};
     for (int i = 0; i < HEALTH_PHASES; i++)
         if (v->latency_ms[i] > 0)
             (void)json_object_set_new(o, phases[i], json_integer((json_int_t)v->latency_ms[i]));

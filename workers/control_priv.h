@@ -1,5 +1,5 @@
-/* The control thread's body, for control*.c only: control.c moves lines, control_queue.c, control_health.c and
- * control_route.c answer requests. */
+/* The control thread's body, for control*.c only: control.c moves lines, control_queue.c,
+ * control_health.c and control_route.c answer requests. */
 #ifndef ONWARD_WORKERS_CONTROL_PRIV_H
 #define ONWARD_WORKERS_CONTROL_PRIV_H
 
@@ -30,7 +30,8 @@ struct control {
     pthread_t thread;
 };
 
-/* One connection. A request that must wait for another thread keeps it busy; its next line waits. */
+/* One connection. A request that must wait for another thread keeps it busy; its next line waits.
+ */
 struct control_client {
     struct link link;
     struct control *control;
@@ -49,9 +50,11 @@ void control_say(struct control_client *c, json_t *object);
 void control_done(struct control_client *c, json_t *object);
 
 /* The last line of a request that failed. */
-void control_error(struct control_client *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void control_error(struct control_client *c, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
-/* From another thread's answer: sends what was said and goes on with the next line, or frees a closed client. */
+/* From another thread's answer: sends what was said and goes on with the next line, or frees a
+ * closed client. */
 void control_resume(struct control_client *c);
 
 /* Each request: its name and what answers it. */

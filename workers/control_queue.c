@@ -6,16 +6,16 @@
 enum {
     LIST_DEFAULT = 1000,
     LIST_MAX = 5000,
-    SCAN_MAX = 20000,       /* messages looked at per request: the caller asks on from there */
-    PER_SNAPSHOT = 256,     /* messages read under one snapshot */
+    SCAN_MAX = 20000,   /* messages looked at per request: the caller asks on from there */
+    PER_SNAPSHOT = 256, /* messages read under one snapshot */
     CONTENT_SHOWN_MAX = 1 << 20,
 };
 
 /* ---- reading the store, a short snapshot at a time ---- */
 
 struct filter {
-    const char *domain;  /* NULL: any */
-    const char *state;   /* "active", "deferred", "held"; NULL: any */
+    const char *domain; /* NULL: any */
+    const char *state;  /* "active", "deferred", "held"; NULL: any */
     json_int_t older_than_ms;
     json_int_t limit;
 };
@@ -27,7 +27,8 @@ static const char *state_name(const struct store_state *s)
     return s->attempts > 0 ? "deferred" : "active";
 }
 
-static bool passes(const struct filter *f, const struct envelope_recipient *r, const struct store_state *s)
+static bool passes(const struct filter *f, const struct envelope_recipient *r,
+                   const struct store_state *s)
 {
     if (s->progress == PROGRESS_DONE)
         return false;
@@ -36,19 +37,21 @@ static bool passes(const struct filter *f, const struct envelope_recipient *r, c
     return f->state == NULL || strcmp(f->state, state_name(s)) == 0;
 }
 
-static json_t *describe(const struct envelope *e, const struct envelope_recipient *r, const struct store_state *s,
-                        uint64_t now_ms)
+static json_t *describe(const struct envelope *e, const struct envelope_recipient *r,
+                        const struct store_state *s, uint64_t now_ms)
 {
     char id[ENVELOPE_ID_SIZE];
     envelope_id_format(e->id, id);
-    json_t *o = json_pack("{s:s,s:o,s:o,s:o,s:s,s:i,s:I,s:I}", "id", id, "sender", control_text(e->sender), "recipient",
-                          control_text(r->address), "domain", control_text(r->domain), "state", state_name(s), "attempts",
-                          (int)s->attempts, "bytes", (json_int_t)e->size_bytes, "age_ms",
-                          (json_int_t)(now_ms - e->arrived_wall_ms));
+    json_t *o =
+        json_pack("{s:s,s:o,s:o,s:o,s:s,s:i,s:I,s:I}", "id", id, "sender", control_text(e->sender),
+                  "recipient", control_text(r->address), "domain", control_text(r->domain), "state",
+                  state_name(s), "attempts", (int)s->attempts, "bytes", (json_int_t)e->size_bytes,
+                  "age_ms", (json_int_t)(now_ms - e->arrived_wall_ms));
     if (o == NULL)
         return json_null();
     if (s->attempts > 0 && s->progress == PROGRESS_WAITING)
-        (void)json_object_set_new(o, "next_ms", json_integer((json_int_t)s->due_wall_ms - (json_int_t)now_ms));
+        (void)json_object_set_new(o, "next_ms",
+                                  json_integer((json_int_t)s->due_wall_ms - (json_int_t)now_ms));
     if (s->last.code != 0) {
         (void)json_object_set_new(o, "last", control_reply(&s->last));
         (void)json_object_set_new(o, "exchange", control_text(slice_str(s->last_exchange)));
@@ -57,7 +60,8 @@ static json_t *describe(const struct envelope *e, const struct envelope_recipien
 }
 
 /* Says each recipient of one message that passes; returns how many. The snapshot is open. */
-static json_int_t say_message(struct control_client *c, const struct filter *f, uint64_t id, struct slice record)
+static json_int_t say_message(struct control_client *c, const struct filter *f, uint64_t id,
+                              struct slice record)
 {
     struct envelope e;
     uint64_t now = clock_wall_ms();
@@ -90,7 +94,8 @@ void control_queue_list(struct control_client *c, const json_t *request)
 {
     struct filter f = {.domain = json_string_value(json_object_get(request, "domain")),
                        .state = json_string_value(json_object_get(request, "state")),
-                       .older_than_ms = json_integer_value(json_object_get(request, "older_than_ms")),
+                       .older_than_ms =
+                           json_integer_value(json_object_get(request, "older_than_ms")),
                        .limit = json_integer_value(json_object_get(request, "limit"))};
     if (f.limit <= 0 || f.limit > LIST_MAX)
         f.limit = f.limit <= 0 ? LIST_DEFAULT : LIST_MAX;
@@ -113,7 +118,8 @@ void control_queue_list(struct control_client *c, const json_t *request)
     }
     char last[ENVELOPE_ID_SIZE];
     envelope_id_format(id, last);
-    control_done(c, more ? json_pack("{s:I,s:s}", "count", said, "after", last) : json_pack("{s:I}", "count", said));
+    control_done(c, more ? json_pack("{s:I,s:s}", "count", said, "after", last)
+                         : json_pack("{s:I}", "count", said));
 }
 
 /* ---- one message ---- */
@@ -145,14 +151,16 @@ void control_queue_show(struct control_client *c, const json_t *request)
         control_error(c, "the spool cannot be read now");
         return;
     }
-    if (id == 0 || !store_get_envelope(c->control->reader, id, &record) || !envelope_decode(record, &e)) {
+    if (id == 0 || !store_get_envelope(c->control->reader, id, &record) ||
+        !envelope_decode(record, &e)) {
         store_read_end(c->control->reader);
-        control_error(c, "no such message in the queue: it was delivered or returned, or the id is mistyped");
+        control_error(
+            c, "no such message in the queue: it was delivered or returned, or the id is mistyped");
         return;
     }
     (void)say_message(c, &all, id, record);
-    json_t *last = json_pack("{s:o,s:o,s:i}", "origin", control_text(e.origin), "envid", control_text(e.envid),
-                             "header_bytes", (int)e.header_bytes);
+    json_t *last = json_pack("{s:o,s:o,s:i}", "origin", control_text(e.origin), "envid",
+                             control_text(e.envid), "header_bytes", (int)e.header_bytes);
     if (json_is_true(json_object_get(request, "content")))
         (void)json_object_set_new(last, "content", read_content(c, &e));
     store_read_end(c->control->reader);
@@ -193,7 +201,8 @@ void control_queue_edit(struct control_client *c, const json_t *request)
     const char *domain = json_string_value(json_object_get(request, "domain"));
     bool all = json_is_true(json_object_get(request, "all"));
     uint64_t id = id_member(request, "id");
-    if ((id != 0) + (domain != NULL) + all != 1 || (domain != NULL && (domain[0] == '\0' || strlen(domain) > 255))) {
+    if ((id != 0) + (domain != NULL) + all != 1 ||
+        (domain != NULL && (domain[0] == '\0' || strlen(domain) > 255))) {
         control_error(c, "name exactly one of a message id, a domain, or all");
         return;
     }
@@ -203,7 +212,8 @@ void control_queue_edit(struct control_client *c, const json_t *request)
         return;
     }
     e->client = c;
-    e->op = (struct commit_op){.kind = COMMIT_EDIT, .reply_to = &c->control->mailbox, .on_done = on_edited};
+    e->op = (struct commit_op){
+        .kind = COMMIT_EDIT, .reply_to = &c->control->mailbox, .on_done = on_edited};
     e->op.u.edit.edit = edit_of(json_string_value(json_object_get(request, "op")));
     e->op.u.edit.id = id;
     if (domain != NULL)

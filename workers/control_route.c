@@ -41,14 +41,16 @@ static void say_target(struct control_client *c, unsigned position, const struct
     char address[ADDRESS_TEXT_SIZE];
     address_format(&t->address, address);
     uint64_t now = clock_mono_ms();
-    json_t *o = json_pack("{s:i,s:s,s:i,s:i,s:s,s:i,s:s,s:s}", "order", (int)position + 1, "exchange", t->exchange->name,
-                          "preference", (int)t->exchange->preference, "ttl_s", (int)t->exchange->ttl_s, "address", address,
-                          "address_ttl_s", (int)t->exchange->address_ttl_s, "health", health_state_name(t->state), "why",
-                          reason(t));
+    json_t *o = json_pack("{s:i,s:s,s:i,s:i,s:s,s:i,s:s,s:s}", "order", (int)position + 1,
+                          "exchange", t->exchange->name, "preference", (int)t->exchange->preference,
+                          "ttl_s", (int)t->exchange->ttl_s, "address", address, "address_ttl_s",
+                          (int)t->exchange->address_ttl_s, "health", health_state_name(t->state),
+                          "why", reason(t));
     if (o == NULL)
         return;
     if (t->again_mono_ms > now)
-        (void)json_object_set_new(o, "again_ms", json_integer((json_int_t)(t->again_mono_ms - now)));
+        (void)json_object_set_new(o, "again_ms",
+                                  json_integer((json_int_t)(t->again_mono_ms - now)));
     control_say(c, o);
 }
 
@@ -61,12 +63,14 @@ static void on_route(struct mail *mail, void *owner)
     struct target order[ROUTE_TARGETS_MAX];
     unsigned count = 0;
     if (route->kind != ROUTE_FAILED)
-        count = order_targets(route, control->options.health, &control->random, clock_mono_ms(), order);
+        count =
+            order_targets(route, control->options.health, &control->random, clock_mono_ms(), order);
     for (unsigned i = 0; i < count; i++)
         say_target(c, i, &order[i]);
-    json_t *last = json_pack("{s:s,s:s,s:s,s:b,s:b}", "domain", route->domain, "kind", kind_name(route->kind), "destination",
-                             route->destination_key != NULL ? route->destination_key : "", "secure", route->secure,
-                             "own_host_cut", route->own_host_cut);
+    json_t *last =
+        json_pack("{s:s,s:s,s:s,s:b,s:b}", "domain", route->domain, "kind", kind_name(route->kind),
+                  "destination", route->destination_key != NULL ? route->destination_key : "",
+                  "secure", route->secure, "own_host_cut", route->own_host_cut);
     if (route->kind == ROUTE_FAILED && last != NULL)
         (void)json_object_set_new(last, "failure", control_reply(&route->failure));
     control_done(c, last);

@@ -22,7 +22,8 @@
 #include <unistd.h>
 
 enum {
-    RESERVED_DESCRIPTORS = 1024 + 64, /* libunbound's outgoing-range (DESIGN.md 8), files, eventfds */
+    RESERVED_DESCRIPTORS =
+        1024 + 64, /* libunbound's outgoing-range (DESIGN.md 8), files, eventfds */
     DRAIN_POLL_MS = 20,
     FLIGHTS_MAX = 512,
     FLIGHT_LIMIT_MS = 20000,
@@ -87,7 +88,8 @@ static void on_damaged(void *context, uint64_t id)
     struct relay *r = context;
     char text[96], name[ENVELOPE_ID_SIZE];
     envelope_id_format(id, name);
-    (void)snprintf(text, sizeof text, "%s cannot be read or held in memory; it stays in the spool", name);
+    (void)snprintf(text, sizeof text, "%s cannot be read or held in memory; it stays in the spool",
+                   name);
     log_note(r->parts.log, "damaged", text);
 }
 
@@ -133,7 +135,8 @@ static bool block_signals(struct relay *r, struct error *error)
     return r->signal_fd >= 0;
 }
 
-/* Raises the soft limit on descriptors to the hard one; returns how many connections each worker may have. */
+/* Raises the soft limit on descriptors to the hard one; returns how many connections each worker
+ * may have. */
 static unsigned sessions_per_worker(const struct config *c)
 {
     struct rlimit limit;

@@ -1,5 +1,5 @@
-/* TLS towards mail exchanges (RFC 3207), on OpenSSL. One context for the process, configured once and then only
- * read; sessions for resumption are kept per exchange address. */
+/* TLS towards mail exchanges (RFC 3207), on OpenSSL. One context for the process, configured once
+ * and then only read; sessions for resumption are kept per exchange address. */
 #ifndef ONWARD_WORKERS_TLS_H
 #define ONWARD_WORKERS_TLS_H
 
@@ -10,11 +10,13 @@
 
 struct tls;
 
-/* `verify`: certificates must match the exchange's name and chain to `ca_file` (NULL: the system's). */
+/* `verify`: certificates must match the exchange's name and chain to `ca_file` (NULL: the
+ * system's). */
 struct tls *tls_create(bool verify, const char *ca_file, struct error *error);
 void tls_destroy(struct tls **t);
 
-/* A client connection on `fd`, with SNI `name` and the address's last session to resume. NULL: out of memory. */
+/* A client connection on `fd`, with SNI `name` and the address's last session to resume. NULL: out
+ * of memory. */
 SSL *tls_connection(struct tls *t, int fd, const char *name, const struct address *address);
 
 /* "TLSv1.3", and whether the handshake was a resumption. */

@@ -1,10 +1,10 @@
-/* A worker: one thread, one epoll, one clock reading per wake-up, its own timers. It serves submitters (inbound/) and
- * carries mail out (outbound/); its sessions never leave it. Workers share the parts below, talk to other threads by
- * mailbox, and find work in the job ring.
+/* A worker: one thread, one epoll, one clock reading per wake-up, its own timers. It serves
+ * submitters (inbound/) and carries mail out (outbound/); its sessions never leave it. Workers
+ * share the parts below, talk to other threads by mailbox, and find work in the job ring.
  *
  * One turn of the loop:
- *   sleep in epoll (mailbox, listeners, connections, timers) -> mail -> ready connections -> due timers ->
- *   up to JOBS_PER_TURN deliveries from the job ring -> bury what was closed */
+ *   sleep in epoll (mailbox, listeners, connections, timers) -> mail -> ready connections -> due
+ * timers -> up to JOBS_PER_TURN deliveries from the job ring -> bury what was closed */
 #ifndef ONWARD_WORKERS_WORKER_H
 #define ONWARD_WORKERS_WORKER_H
 
@@ -28,7 +28,8 @@ struct worker;
 struct inbound;
 struct outbound;
 
-/* The relay's shared parts, as each worker sees them. Made by the relay before the first worker and outliving the last. */
+/* The relay's shared parts, as each worker sees them. Made by the relay before the first worker and
+ * outliving the last. */
 struct worker_parts {
     const struct config *config; /* at start; a worker's own pointer follows reloads */
     struct store *store;
@@ -38,18 +39,18 @@ struct worker_parts {
     struct destination_table *destinations;
     struct ring *jobs;
     struct log *log;
-    struct tls *tls; /* NULL where delivery.tls is off */
+    struct tls *tls;      /* NULL where delivery.tls is off */
     const int *listeners; /* descriptors, in the order of submission.listeners */
     unsigned listener_count;
-    unsigned sessions_max; /* outbound connections a worker may have open */
+    unsigned sessions_max;  /* outbound connections a worker may have open */
     struct worker *workers; /* all of them, to send mail to */
     unsigned worker_count;
     struct {
-        _Alignas(64) _Atomic uint64_t next_id;      /* of messages */
-        _Alignas(64) atomic_uint submitters;        /* open submission connections, all workers */
-        atomic_bool draining;                       /* no new mail */
-        struct client_counts *clients;              /* per client address; own lock */
-    } *shared;
+        _Alignas(64) _Atomic uint64_t next_id; /* of messages */
+        _Alignas(64) atomic_uint submitters;   /* open submission connections, all workers */
+        atomic_bool draining;                  /* no new mail */
+        struct client_counts *clients;         /* per client address; own lock */
+    } * shared;
 };
 
 /* What a worker has done. Only the worker writes; anyone may read (relaxed). */
@@ -98,7 +99,7 @@ struct worker {
     const struct worker_parts *parts;
     const struct config *config; /* owner thread; replaced by mail at a reload */
     unsigned index;
-    uint64_t now_ms;  /* monotonic, read once per wake-up */
+    uint64_t now_ms; /* monotonic, read once per wake-up */
     uint64_t wall_ms;
     struct poller *poller;
     struct watch mailbox_watch;
@@ -120,7 +121,8 @@ struct worker {
 bool worker_start(struct worker *w, unsigned index, const struct worker_parts *parts,
                   struct error *error);
 
-/* Draining: stop listening, tell submitters, finish what is under way. Any thread. False: out of memory. */
+/* Draining: stop listening, tell submitters, finish what is under way. Any thread. False: out of
+ * memory. */
 bool worker_drain(struct worker *w);
 
 /* Nothing left to do after worker_drain? Any thread. */
@@ -129,11 +131,12 @@ bool worker_is_quiet(struct worker *w);
 /* Stops and joins the thread; what is still in flight is dropped (the spool has it). */
 void worker_stop(struct worker *w);
 
-/* Gives the worker a new configuration (which must outlive it). Any thread. False: out of memory. */
+/* Gives the worker a new configuration (which must outlive it). Any thread. False: out of memory.
+ */
 bool worker_reload(struct worker *w, const struct config *config);
 
-/* Carries on the calls that `worker_stop` cuts short: delivers mail that came back after the loop ended, so that
- * everything is freed. After the committer and the resolver have stopped. */
+/* Carries on the calls that `worker_stop` cuts short: delivers mail that came back after the loop
+ * ended, so that everything is freed. After the committer and the resolver have stopped. */
 void worker_bury(struct worker *w);
 
 /* True on the worker's own thread: every thread-bound function of the folder asserts it. */

@@ -132,7 +132,8 @@ bool address_net_parse(struct slice text, struct address_net *out)
         return false;
     unsigned base = address_is_v4(&a) ? 96 : 0;
     uint64_t bits = 128 - base;
-    if (slash < text.len && (!slice_to_u64(slice_skip(text, slash + 1), &bits) || bits > 128 - base))
+    if (slash < text.len &&
+        (!slice_to_u64(slice_skip(text, slash + 1), &bits) || bits > 128 - base))
         return false;
     for (unsigned i = base + (unsigned)bits; i < 128; i++)
         if (bit(a.ip, i))

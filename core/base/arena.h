@@ -1,5 +1,6 @@
-/* An arena: memory that is given out piece by piece and taken back all at once, for what lives as long as one
- * transaction. Holds nothing until it is used. Not thread-safe; owned by whoever embeds it. */
+/* An arena: memory that is given out piece by piece and taken back all at once, for what lives as
+ * long as one transaction. Holds nothing until it is used. Not thread-safe; owned by whoever embeds
+ * it. */
 #ifndef ONWARD_CORE_BASE_ARENA_H
 #define ONWARD_CORE_BASE_ARENA_H
 

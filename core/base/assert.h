@@ -1,7 +1,8 @@
 /* Assertions. ASSERT stays on in release builds: a broken invariant of ours ends the process with
- * its place and text, because a relay that goes on with a wrong belief loses mail. ASSERT_HOT is for
- * checks too dear for the hot path; it is compiled in where ONWARD_HOT_ASSERTS is set (debug, CI).
- * Neither is ever used on what a peer, the network, a file or a user said: those are outcomes. */
+ * its place and text, because a relay that goes on with a wrong belief loses mail. ASSERT_HOT is
+ * for checks too dear for the hot path; it is compiled in where ONWARD_HOT_ASSERTS is set (debug,
+ * CI). Neither is ever used on what a peer, the network, a file or a user said: those are outcomes.
+ */
 #ifndef ONWARD_CORE_BASE_ASSERT_H
 #define ONWARD_CORE_BASE_ASSERT_H
 

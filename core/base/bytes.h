@@ -1,4 +1,5 @@
-/* Numbers in stored records: big-endian, so that keys sort by value, read through a cursor that never leaves its bytes. */
+/* Numbers in stored records: big-endian, so that keys sort by value, read through a cursor that
+ * never leaves its bytes. */
 #ifndef ONWARD_CORE_BASE_BYTES_H
 #define ONWARD_CORE_BASE_BYTES_H
 

@@ -13,7 +13,7 @@ struct link {
 };
 
 /* The struct of type `type` whose member `member` lies at `ptr`. */
-#define CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
 static inline void list_init(struct link *l)
 {

@@ -7,8 +7,8 @@
 
 const char *net_status_name(enum net_status status)
 {
-    static const char *const names[] = {"ok",          "again",   "closed",       "reset", "refused",
-                                        "unreachable", "timeout", "no resources"};
+    static const char *const names[] = {"ok",      "again",       "closed",  "reset",
+                                        "refused", "unreachable", "timeout", "no resources"};
     return names[status];
 }
 

@@ -1,6 +1,6 @@
 /* Non-blocking TCP sockets. The one place that calls the kernel's socket functions, so that a
- * simulation can link its own in their stead. Every failure comes back as a status that says what it means for a
- * mail exchange, never as errno. */
+ * simulation can link its own in their stead. Every failure comes back as a status that says what
+ * it means for a mail exchange, never as errno. */
 #ifndef ONWARD_CORE_BASE_NET_H
 #define ONWARD_CORE_BASE_NET_H
 
@@ -11,9 +11,9 @@
 
 enum net_status {
     NET_OK,
-    NET_AGAIN,        /* would block: wait for the poller */
-    NET_CLOSED,       /* the peer closed in order */
-    NET_RESET,        /* the peer or the network broke the connection */
+    NET_AGAIN,  /* would block: wait for the poller */
+    NET_CLOSED, /* the peer closed in order */
+    NET_RESET,  /* the peer or the network broke the connection */
     NET_REFUSED,
     NET_UNREACHABLE,
     NET_TIMEOUT,      /* the kernel gave up */
@@ -22,13 +22,15 @@ enum net_status {
 
 const char *net_status_name(enum net_status status);
 
-/* Listens; returns the descriptor, or -1 with `error`. IPv6 sockets take IPv6 only, except the wildcard. */
+/* Listens; returns the descriptor, or -1 with `error`. IPv6 sockets take IPv6 only, except the
+ * wildcard. */
 int net_listen(const struct address *a, struct error *error);
 
 /* NET_OK, NET_AGAIN or NET_NO_RESOURCES. */
 enum net_status net_accept(int listener, int *fd_out, struct address *peer_out);
 
-/* Starts connecting from `source` (or NULL). NET_AGAIN means on its way; NET_OK connected already. Only then is
+/* Starts connecting from `source` (or NULL). NET_AGAIN means on its way; NET_OK connected already.
+ * Only then is
  * `*fd_out` set. */
 enum net_status net_connect(const struct address *to, const struct address *source, int *fd_out);
 

@@ -9,7 +9,7 @@
 enum { EVENTS_PER_WAKE = 256, NO_SLOT = UINT32_MAX };
 
 struct slot {
-    struct watch *watch;  /* NULL: free */
+    struct watch *watch; /* NULL: free */
     uint32_t generation;
     uint32_t next_free;
 };

@@ -1,6 +1,7 @@
-/* Readiness: an epoll with stale events filtered out. A watch is embedded in what is watched; each registration
- * gets a slot and a generation, which travel in epoll's data (generation << 32 | slot), so an event that
- * was already fetched for a descriptor closed a moment ago is dropped, never misread. Owner thread only. */
+/* Readiness: an epoll with stale events filtered out. A watch is embedded in what is watched; each
+ * registration gets a slot and a generation, which travel in epoll's data (generation << 32 |
+ * slot), so an event that was already fetched for a descriptor closed a moment ago is dropped,
+ * never misread. Owner thread only. */
 #ifndef ONWARD_CORE_BASE_POLLER_H
 #define ONWARD_CORE_BASE_POLLER_H
 
@@ -14,8 +15,8 @@ enum poller_events {
 };
 
 enum poller_mode {
-    POLLER_EDGE,             /* both directions, told once per change: read and write until NET_AGAIN */
-    POLLER_LEVEL_READ,       /* readable, told as long as it holds (eventfds) */
+    POLLER_EDGE,       /* both directions, told once per change: read and write until NET_AGAIN */
+    POLLER_LEVEL_READ, /* readable, told as long as it holds (eventfds) */
     POLLER_LEVEL_READ_SHARED, /* the same for a listener that several pollers watch: wakes one */
 };
 
@@ -37,7 +38,8 @@ bool poller_add(struct poller *p, struct watch *w, int fd, enum poller_mode mode
 /* Before the descriptor is closed; harmless where it is not watched. */
 void poller_remove(struct poller *p, struct watch *w);
 
-/* Waits up to `timeout_ms` (-1: for ever), then calls on_ready for at most 256 events. Returns how many. */
+/* Waits up to `timeout_ms` (-1: for ever), then calls on_ready for at most 256 events. Returns how
+ * many. */
 int poller_wait(struct poller *p, int timeout_ms);
 
 /* The two halves of poller_wait, for a loop with something to do between waking and serving. */

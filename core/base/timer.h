@@ -1,7 +1,7 @@
 /* Deadlines on a hierarchical timing wheel: arm, disarm and expire in constant time however many
  * there are (15,000 parked sessions, a million waiting recipients). Resolution is 1 ms of the
- * monotonic clock, the reach 2^36 ms (two years). A timer is embedded in what it belongs to, is owned
- * by one thread and is on one wheel at a time.
+ * monotonic clock, the reach 2^36 ms (two years). A timer is embedded in what it belongs to, is
+ * owned by one thread and is on one wheel at a time.
  *
  * Six levels of 64 slots each: level L holds what is due within 64^(L+1) ms; when the hand passes
  * a slot of a higher level, that slot's timers are sorted down again. */
@@ -33,8 +33,8 @@ void timer_wheel_init(struct timer_wheel *w, uint64_t now_ms, void *owner);
 /* Must precede the first arm. `on_due` runs on the wheel's thread and may arm, disarm or free. */
 void timer_init(struct timer *t, void (*on_due)(struct timer *timer, void *owner));
 
-/* Arms for `due_ms`, moving it where it was armed already. What is due now or in the past fires at the next
- * advance. */
+/* Arms for `due_ms`, moving it where it was armed already. What is due now or in the past fires at
+ * the next advance. */
 void timer_arm(struct timer_wheel *w, struct timer *t, uint64_t due_ms);
 
 /* Harmless where it is not armed. */

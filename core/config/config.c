@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* Read with libyaml's document tree rather than libcyaml: only the tree knows the line of each value when its meaning is
- * checked, and every error must name file and line. */
+/* Read with libyaml's document tree rather than libcyaml: only the tree knows the line of each
+ * value when its meaning is checked, and every error must name file and line. */
 
 enum { FILE_BYTES_MAX = 1 << 20, KEYS_MAX = 128 };
 
@@ -94,14 +94,17 @@ struct seen {
     yaml_node_t *nodes[KEYS_MAX];
 };
 
-static bool walk(struct config_loader *l, yaml_node_t *mapping, const char *prefix, struct seen *seen)
+static bool walk(struct config_loader *l, yaml_node_t *mapping, const char *prefix,
+                 struct seen *seen)
 {
-    for (yaml_node_pair_t *p = mapping->data.mapping.pairs.start; p < mapping->data.mapping.pairs.top; p++) {
+    for (yaml_node_pair_t *p = mapping->data.mapping.pairs.start;
+         p < mapping->data.mapping.pairs.top; p++) {
         yaml_node_t *name = yaml_document_get_node(l->document, p->key);
         yaml_node_t *value = yaml_document_get_node(l->document, p->value);
         char path[128];
         if (name->type != YAML_SCALAR_NODE || name->data.scalar.length > 64)
-            return config_refuse(l, name, prefix[0] != '\0' ? prefix : "(top)", "a key must be a short text");
+            return config_refuse(l, name, prefix[0] != '\0' ? prefix : "(top)",
+                                 "a key must be a short text");
         (void)snprintf(path, sizeof path, "%s%s%s", prefix, prefix[0] != '\0' ? "." : "",
                        (const char *)name->data.scalar.value);
         size_t index = 0;
@@ -115,7 +118,8 @@ static bool walk(struct config_loader *l, yaml_node_t *mapping, const char *pref
         } else if (prefix[0] == '\0' && is_section(path)) {
             bool empty = value->type == YAML_SCALAR_NODE && value->data.scalar.length == 0;
             if (!empty && value->type != YAML_MAPPING_NODE)
-                return config_refuse(l, value, path, "not a section; expected its keys indented below it");
+                return config_refuse(l, value, path,
+                                     "not a section; expected its keys indented below it");
             if (!empty && !walk(l, value, path, seen))
                 return false;
         } else {
@@ -144,7 +148,9 @@ static bool fill_hostname(struct config_loader *l)
     /* The system's name, only where it is a full one: asking DNS for it could hang the start. */
     char domain[DOMAIN_SIZE];
     if (strchr(name, '.') == NULL || !domain_normalize(slice_str(name), domain)) {
-        error_set(l->error, "%s:1: hostname: the system's name `%s` is not fully qualified; set `hostname: relay1.example.org`",
+        error_set(l->error,
+                  "%s:1: hostname: the system's name `%s` is not fully qualified; set `hostname: "
+                  "relay1.example.org`",
                   l->file, name);
         return false;
     }
@@ -201,7 +207,8 @@ static bool check_together(struct config_loader *l, const struct seen *seen)
         return config_refuse(l, node_of(seen, "health.demote_first"), "health.demote_first",
                              "longer than health.demote_max; expected at most that");
     if (c->retry.first_ms > c->retry.max_ms)
-        return config_refuse(l, node_of(seen, "retry.first"), "retry.first", "longer than retry.max; expected at most that");
+        return config_refuse(l, node_of(seen, "retry.first"), "retry.first",
+                             "longer than retry.max; expected at most that");
     if (!c->delivery.use_ipv4 && !c->delivery.use_ipv6)
         return config_refuse(l, node_of(seen, "delivery.ipv6"), "delivery.ipv6",
                              "neither IPv4 nor IPv6 is left; expected at least one of them true");
@@ -225,8 +232,10 @@ static bool load_document(struct config_loader *l, const char *text, size_t len)
         return config_refuse(l, NULL, "(file)", "out of memory");
     yaml_parser_set_input_string(&parser, (const unsigned char *)text, len);
     if (!yaml_parser_load(&parser, &document)) {
-        error_set(l->error, "%s:%u: not valid YAML: %s; expected keys and values as in the commented example", l->file,
-                  (unsigned)parser.problem_mark.line + 1, parser.problem != NULL ? parser.problem : "bad text");
+        error_set(l->error,
+                  "%s:%u: not valid YAML: %s; expected keys and values as in the commented example",
+                  l->file, (unsigned)parser.problem_mark.line + 1,
+                  parser.problem != NULL ? parser.problem : "bad text");
         yaml_parser_delete(&parser);
         return false;
     }
@@ -235,10 +244,12 @@ static bool load_document(struct config_loader *l, const char *text, size_t len)
     bool empty = root == NULL || (root->type == YAML_SCALAR_NODE && root->data.scalar.length == 0);
     bool ok = true;
     if (!empty && root->type != YAML_MAPPING_NODE)
-        ok = config_refuse(l, root, "(file)", "not a mapping; expected lines of the form `key: value`");
+        ok = config_refuse(l, root, "(file)",
+                           "not a mapping; expected lines of the form `key: value`");
     else if (!empty)
         ok = walk(l, root, "", &seen);
-    ok = ok && fill_hostname(l) && fill_postmaster(l) && fill_own_names(l) && check_together(l, &seen);
+    ok = ok && fill_hostname(l) && fill_postmaster(l) && fill_own_names(l) &&
+         check_together(l, &seen);
     yaml_document_delete(&document);
     yaml_parser_delete(&parser);
     return ok;
@@ -252,7 +263,8 @@ struct config *config_load_text(const char *text, size_t len, const char *name, 
         return NULL;
     arena_init(&loaded->arena);
     struct config *config = &loaded->config;
-    struct config_loader l = {.config = config, .arena = &loaded->arena, .file = name, .error = error};
+    struct config_loader l = {
+        .config = config, .arena = &loaded->arena, .file = name, .error = error};
     struct slice path;
     size_t count;
     const struct config_key *keys = config_keys(&count);
@@ -273,7 +285,8 @@ struct config *config_load(const char *path, struct error *error)
 {
     FILE *file = fopen(path, "re");
     if (file == NULL) {
-        error_set(error, "%s: cannot be read: %s; give a configuration with -c FILE", path, strerror(errno));
+        error_set(error, "%s: cannot be read: %s; give a configuration with -c FILE", path,
+                  strerror(errno));
         return NULL;
     }
     char *text = malloc(FILE_BYTES_MAX + 1);
@@ -332,7 +345,8 @@ static bool same_listeners(const struct config *a, const struct config *b)
     if (a->submission.listener_count != b->submission.listener_count)
         return false;
     for (unsigned i = 0; i < a->submission.listener_count; i++) {
-        const struct config_listener *x = &a->submission.listeners[i], *y = &b->submission.listeners[i];
+        const struct config_listener *x = &a->submission.listeners[i],
+                                     *y = &b->submission.listeners[i];
         if (!address_same_ip(&x->address, &y->address) || x->address.port != y->address.port ||
             x->proxy_protocol != y->proxy_protocol)
             return false;
@@ -387,7 +401,8 @@ static bool same_value(const struct config_key *key, const struct config *a, con
     case CONFIG_STRINGS:
         return same_strings(*(const char *const *const *)x, *(const char *const *const *)y);
     case CONFIG_STUB_ZONES:
-        return same_zones(*(const struct config_stub_zone *const *)x, *(const struct config_stub_zone *const *)y);
+        return same_zones(*(const struct config_stub_zone *const *)x,
+                          *(const struct config_stub_zone *const *)y);
     case CONFIG_LISTENERS:
         return same_listeners(a, b);
     case CONFIG_ADDRESSES:

@@ -1,9 +1,10 @@
-/* The configuration: one YAML file, read into one immutable struct. Durations are milliseconds and sizes bytes
- * here, whatever unit the file used. Every key is documented in core/config/onward.yaml (installed as
- * the example) with unit, default and range; an unknown key, a bad unit or an impossible value is refused with
- * file, line, key and what was expected.
+/* The configuration: one YAML file, read into one immutable struct. Durations are milliseconds and
+ * sizes bytes here, whatever unit the file used. Every key is documented in core/config/onward.yaml
+ * (installed as the example) with unit, default and range; an unknown key, a bad unit or an
+ * impossible value is refused with file, line, key and what was expected.
  *
- * Owned by whoever loaded it; read by any thread; never changed after loading. A reload loads a second one. */
+ * Owned by whoever loaded it; read by any thread; never changed after loading. A reload loads a
+ * second one. */
 #ifndef ONWARD_CORE_CONFIG_CONFIG_H
 #define ONWARD_CORE_CONFIG_CONFIG_H
 
@@ -12,7 +13,7 @@
 
 struct config_listener {
     struct address address;
-    bool proxy_protocol;      /* connections from submission.proxy_from must open with a PROXY header */
+    bool proxy_protocol; /* connections from submission.proxy_from must open with a PROXY header */
 };
 
 struct config_stub_zone {
@@ -23,106 +24,113 @@ struct config_stub_zone {
 enum config_tls { CONFIG_TLS_OPPORTUNISTIC, CONFIG_TLS_REQUIRED, CONFIG_TLS_OFF };
 
 struct config {
-    const char *path;                      /* the file it was read from */
+    const char *path; /* the file it was read from */
 
-    const char *hostname;                  /* `hostname`: our name in EHLO, Received, bounces; default: the system's FQDN */
-    const char *const *own_names;          /* `own_names`: further names of this relay; NULL-terminated; hostname included */
-    const struct address *own_addresses;   /* `own_addresses`: e.g. the load balancer's; port 0 */
+    const char
+        *hostname; /* `hostname`: our name in EHLO, Received, bounces; default: the system's FQDN */
+    const char *const *own_names; /* `own_names`: further names of this relay; NULL-terminated;
+                                     hostname included */
+    const struct address *own_addresses; /* `own_addresses`: e.g. the load balancer's; port 0 */
     unsigned own_address_count;
-    const char *postmaster;                /* `postmaster`: From of bounces; default "postmaster@<hostname>" */
+    const char *postmaster; /* `postmaster`: From of bounces; default "postmaster@<hostname>" */
 
-    struct {                               /* `workers:` */
-        unsigned threads;                  /* default 0 in the file = one per CPU; filled in here; 1..256 */
-        unsigned job_ring_slots;           /* 65536; power of two */
+    struct {                     /* `workers:` */
+        unsigned threads;        /* default 0 in the file = one per CPU; filled in here; 1..256 */
+        unsigned job_ring_slots; /* 65536; power of two */
     } workers;
 
-    struct {                               /* `submission:` */
+    struct {                                     /* `submission:` */
         const struct config_listener *listeners; /* default 127.0.0.1:2525 and [::1]:2525 */
         unsigned listener_count;
-        const struct address_net *allow;   /* networks that may submit; default 127.0.0.0/8, ::1 */
+        const struct address_net *allow; /* networks that may submit; default 127.0.0.0/8, ::1 */
         unsigned allow_count;
         const struct address_net *proxy_from; /* load balancers that may send PROXY; default none */
         unsigned proxy_from_count;
-        unsigned connections_max;          /* 4000 */
+        unsigned connections_max;            /* 4000 */
         unsigned connections_per_client_max; /* 1000 */
-        uint64_t message_size_max;         /* 50MB */
-        unsigned recipients_max;           /* 1000 per message */
-        unsigned text_line_max;            /* 1000 with CRLF */
-        unsigned bad_commands_max;         /* 10 */
-        uint64_t idle_timeout_ms;          /* 5m: no byte received */
-        uint64_t command_timeout_ms;       /* 5m: a command line must be complete */
-        uint64_t message_timeout_ms;       /* 30m: a content must be complete */
-        uint64_t session_timeout_ms;       /* 6h: in all */
+        uint64_t message_size_max;           /* 50MB */
+        unsigned recipients_max;             /* 1000 per message */
+        unsigned text_line_max;              /* 1000 with CRLF */
+        unsigned bad_commands_max;           /* 10 */
+        uint64_t idle_timeout_ms;            /* 5m: no byte received */
+        uint64_t command_timeout_ms;         /* 5m: a command line must be complete */
+        uint64_t message_timeout_ms;         /* 30m: a content must be complete */
+        uint64_t session_timeout_ms;         /* 6h: in all */
     } submission;
 
-    struct {                               /* `spool:` */
-        const char *path;                  /* /var/lib/onward */
-        uint64_t map_size;                 /* 1TB of address space */
-        uint64_t free_floor;               /* 512MB */
+    struct {                 /* `spool:` */
+        const char *path;    /* /var/lib/onward */
+        uint64_t map_size;   /* 1TB of address space */
+        uint64_t free_floor; /* 512MB */
     } spool;
 
-    struct {                               /* `delivery:` */
-        uint16_t port;                     /* 25 */
-        unsigned connections_max;          /* 0 = from RLIMIT_NOFILE */
+    struct {                                  /* `delivery:` */
+        uint16_t port;                        /* 25 */
+        unsigned connections_max;             /* 0 = from RLIMIT_NOFILE */
         unsigned connections_per_destination; /* 20 */
         unsigned recipients_per_transaction;  /* 100 */
-        uint64_t idle_ms;                  /* 2s: an unused connection is kept */
-        unsigned messages_per_connection;  /* 1000 */
-        uint64_t connection_lifetime_ms;   /* 5m */
-        enum config_tls tls;               /* opportunistic | required | off */
-        const char *tls_ca_file;           /* for `required`: certificates must verify against it; NULL = system's */
-        bool use_ipv4, use_ipv6;           /* true, true */
-        const struct address *source_addresses; /* bind to these, at most one per family used first; default none */
+        uint64_t idle_ms;                     /* 2s: an unused connection is kept */
+        unsigned messages_per_connection;     /* 1000 */
+        uint64_t connection_lifetime_ms;      /* 5m */
+        enum config_tls tls;                  /* opportunistic | required | off */
+        const char
+            *tls_ca_file; /* for `required`: certificates must verify against it; NULL = system's */
+        bool use_ipv4, use_ipv6; /* true, true */
+        const struct address
+            *source_addresses; /* bind to these, at most one per family used first; default none */
         unsigned source_address_count;
-        uint64_t patience_min_ms;          /* 1s */
-        uint64_t patience_max_ms;          /* 5s */
-        bool bounce_on_refusing;           /* all exchanges greet 5xx: bounce instead of defer; false */
+        uint64_t patience_min_ms; /* 1s */
+        uint64_t patience_max_ms; /* 5s */
+        bool bounce_on_refusing;  /* all exchanges greet 5xx: bounce instead of defer; false */
     } delivery;
 
-    struct {                               /* `health:` */
-        unsigned entries;                  /* 65536; power of two */
-        uint64_t demote_first_ms;          /* 60s */
-        uint64_t demote_max_ms;            /* 30m */
-        uint64_t down_first_ms;            /* 5s */
-        uint64_t tls_broken_ms;            /* 4h */
+    struct {                      /* `health:` */
+        unsigned entries;         /* 65536; power of two */
+        uint64_t demote_first_ms; /* 60s */
+        uint64_t demote_max_ms;   /* 30m */
+        uint64_t down_first_ms;   /* 5s */
+        uint64_t tls_broken_ms;   /* 4h */
     } health;
 
-    struct {                               /* `retry:` */
-        uint64_t first_ms;                 /* 5m */
-        uint64_t max_ms;                   /* 4h */
-        uint64_t age_limit_ms;             /* 5d */
-        uint64_t delay_notice_ms;          /* 4h; 0 = never */
+    struct {                      /* `retry:` */
+        uint64_t first_ms;        /* 5m */
+        uint64_t max_ms;          /* 4h */
+        uint64_t age_limit_ms;    /* 5d */
+        uint64_t delay_notice_ms; /* 4h; 0 = never */
     } retry;
 
-    struct {                               /* `dns:` */
-        const char *const *forwarders;     /* NULL-terminated; empty = recursion from the root */
+    struct {                           /* `dns:` */
+        const char *const *forwarders; /* NULL-terminated; empty = recursion from the root */
         const struct config_stub_zone *stub_zones; /* ends with name NULL */
-        const char *const *unbound;        /* "option: value", NULL-terminated */
-        bool dnssec;                       /* true */
-        unsigned cache_entries;            /* 100000 routes */
+        const char *const *unbound;                /* "option: value", NULL-terminated */
+        bool dnssec;                               /* true */
+        unsigned cache_entries;                    /* 100000 routes */
     } dns;
 
-    struct {                               /* `log:` */
-        const char *path;                  /* "-" = standard error; else a file, reopened at SIGHUP */
-        bool deliveries;                   /* true: a line per attempt */
+    struct {              /* `log:` */
+        const char *path; /* "-" = standard error; else a file, reopened at SIGHUP */
+        bool deliveries;  /* true: a line per attempt */
     } log;
 
-    struct {                               /* `control:` */
-        const char *socket;                /* /run/onward/control.sock */
+    struct {                /* `control:` */
+        const char *socket; /* /run/onward/control.sock */
     } control;
 
-    uint64_t drain_timeout_ms;             /* `drain_timeout`: 30s at SIGTERM */
+    uint64_t drain_timeout_ms; /* `drain_timeout`: 30s at SIGTERM */
 };
 
-/* Reads and checks the file. NULL with `error`: "file:line: key: what is wrong; what was expected". */
+/* Reads and checks the file. NULL with `error`: "file:line: key: what is wrong; what was expected".
+ */
 struct config *config_load(const char *path, struct error *error);
 
 /* The same from memory; `name` stands for the file in errors. */
-struct config *config_load_text(const char *text, size_t len, const char *name, struct error *error);
+struct config *config_load_text(const char *text, size_t len, const char *name,
+                                struct error *error);
 
 void config_free(struct config **c);
 
-/* What a reload cannot change (spool path, listeners, threads...): the first key that differs, or NULL. */
+/* What a reload cannot change (spool path, listeners, threads...): the first key that differs, or
+ * NULL. */
 const char *config_reload_conflict(const struct config *running, const struct config *fresh);
 
 #endif

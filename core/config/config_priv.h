@@ -1,4 +1,5 @@
-/* The configuration's schema, for this folder only: one table of keys, each with its type, default, range and place. */
+/* The configuration's schema, for this folder only: one table of keys, each with its type, default,
+ * range and place. */
 #ifndef ONWARD_CORE_CONFIG_CONFIG_PRIV_H
 #define ONWARD_CORE_CONFIG_CONFIG_PRIV_H
 
@@ -11,7 +12,7 @@
 enum config_type {
     CONFIG_STRING,
     CONFIG_DOMAIN,
-    CONFIG_PATH,       /* absolute, or "-" */
+    CONFIG_PATH, /* absolute, or "-" */
     CONFIG_BOOL,
     CONFIG_UNSIGNED,
     CONFIG_POWER_OF_2,
@@ -19,7 +20,7 @@ enum config_type {
     CONFIG_DURATION,
     CONFIG_SIZE,
     CONFIG_TLS_MODE,
-    CONFIG_STRINGS,    /* lists */
+    CONFIG_STRINGS, /* lists */
     CONFIG_ADDRESSES,
     CONFIG_NETS,
     CONFIG_LISTENERS,
@@ -27,13 +28,13 @@ enum config_type {
 };
 
 struct config_key {
-    const char *path;     /* "delivery.port" */
+    const char *path; /* "delivery.port" */
     enum config_type type;
-    size_t offset;        /* of the value in struct config */
-    size_t count_offset;  /* of the count, for lists that have one */
-    const char *initial;  /* the default as it would stand in the file; NULL: none */
-    uint64_t min, max;    /* in ms, bytes or plain */
-    bool reload;          /* a reload may change it */
+    size_t offset;       /* of the value in struct config */
+    size_t count_offset; /* of the count, for lists that have one */
+    const char *initial; /* the default as it would stand in the file; NULL: none */
+    uint64_t min, max;   /* in ms, bytes or plain */
+    bool reload;         /* a reload may change it */
 };
 
 /* The table; `*count_out` entries. */
@@ -53,6 +54,7 @@ bool config_set_value(struct config_loader *l, const struct config_key *key, yam
 bool config_set_initial(struct config_loader *l, const struct config_key *key);
 
 /* "file:line: path: `value`: what; expected ...". Always false. */
-bool config_refuse(struct config_loader *l, const yaml_node_t *node, const char *path, const char *what);
+bool config_refuse(struct config_loader *l, const yaml_node_t *node, const char *path,
+                   const char *what);
 
 #endif

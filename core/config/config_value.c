@@ -7,11 +7,13 @@
 
 enum { LIST_MAX = 4096 };
 
-bool config_refuse(struct config_loader *l, const yaml_node_t *node, const char *path, const char *what)
+bool config_refuse(struct config_loader *l, const yaml_node_t *node, const char *path,
+                   const char *what)
 {
     unsigned line = node != NULL ? (unsigned)node->start_mark.line + 1 : 1;
     if (node != NULL && node->type == YAML_SCALAR_NODE)
-        error_set(l->error, "%s:%u: %s: `%.100s`: %s", l->file, line, path, (const char *)node->data.scalar.value, what);
+        error_set(l->error, "%s:%u: %s: `%.100s`: %s", l->file, line, path,
+                  (const char *)node->data.scalar.value, what);
     else
         error_set(l->error, "%s:%u: %s: %s", l->file, line, path, what);
     return false;
@@ -24,7 +26,8 @@ static struct slice scalar(const yaml_node_t *node)
 
 static bool is_scalar(const yaml_node_t *node)
 {
-    return node->type == YAML_SCALAR_NODE && memchr(node->data.scalar.value, '\0', node->data.scalar.length) == NULL;
+    return node->type == YAML_SCALAR_NODE &&
+           memchr(node->data.scalar.value, '\0', node->data.scalar.length) == NULL;
 }
 
 static const char *keep_string(struct config_loader *l, struct slice s)
@@ -49,7 +52,8 @@ static void *value_at(struct config_loader *l, size_t offset)
 
 /* ---- scalars ---- */
 
-static bool in_range(struct config_loader *l, const struct config_key *key, yaml_node_t *node, uint64_t value)
+static bool in_range(struct config_loader *l, const struct config_key *key, yaml_node_t *node,
+                     uint64_t value)
 {
     char what[200], low[UNITS_TEXT_SIZE], high[UNITS_TEXT_SIZE];
     if (value >= key->min && value <= key->max)
@@ -72,11 +76,13 @@ static bool set_number(struct config_loader *l, const struct config_key *key, ya
 {
     uint64_t value;
     if (!slice_to_u64(scalar(node), &value))
-        return config_refuse(l, node, key->path, "not a number; expected a whole number such as 20");
+        return config_refuse(l, node, key->path,
+                             "not a number; expected a whole number such as 20");
     if (!in_range(l, key, node, value))
         return false;
     if (key->type == CONFIG_POWER_OF_2 && (value & (value - 1)) != 0)
-        return config_refuse(l, node, key->path, "not a power of two; expected one such as 4096 or 65536");
+        return config_refuse(l, node, key->path,
+                             "not a power of two; expected one such as 4096 or 65536");
     if (key->type == CONFIG_PORT)
         *(uint16_t *)value_at(l, key->offset) = (uint16_t)value;
     else
@@ -88,10 +94,14 @@ static bool set_unit_value(struct config_loader *l, const struct config_key *key
 {
     uint64_t value;
     bool duration = key->type == CONFIG_DURATION;
-    if (!(duration ? units_parse_duration(scalar(node), &value) : units_parse_size(scalar(node), &value)))
-        return config_refuse(l, node, key->path,
-                             duration ? "not a duration; expected a whole number with a unit: 500ms, 30s, 5m, 4h or 5d"
-                                      : "not a size; expected a whole number with a unit: 512B, 10KB, 64KiB, 10MB, 1GB or 1TB");
+    if (!(duration ? units_parse_duration(scalar(node), &value)
+                   : units_parse_size(scalar(node), &value)))
+        return config_refuse(
+            l, node, key->path,
+            duration
+                ? "not a duration; expected a whole number with a unit: 500ms, 30s, 5m, 4h or 5d"
+                : "not a size; expected a whole number with a unit: 512B, 10KB, 64KiB, 10MB, 1GB "
+                  "or 1TB");
     if (!in_range(l, key, node, value))
         return false;
     *(uint64_t *)value_at(l, key->offset) = value;
@@ -115,7 +125,8 @@ static bool set_tls(struct config_loader *l, const struct config_key *key, yaml_
             *(enum config_tls *)value_at(l, key->offset) = (enum config_tls)i;
             return true;
         }
-    return config_refuse(l, node, key->path, "not a TLS mode; expected opportunistic, required or off");
+    return config_refuse(l, node, key->path,
+                         "not a TLS mode; expected opportunistic, required or off");
 }
 
 static bool set_string(struct config_loader *l, const struct config_key *key, yaml_node_t *node)
@@ -124,13 +135,18 @@ static bool set_string(struct config_loader *l, const struct config_key *key, ya
     char domain[DOMAIN_SIZE];
     for (size_t i = 0; i < s.len; i++)
         if ((unsigned char)s.ptr[i] < ' ')
-            return config_refuse(l, node, key->path, "holds a control character; expected plain text");
+            return config_refuse(l, node, key->path,
+                                 "holds a control character; expected plain text");
     if (key->type == CONFIG_DOMAIN && (!domain_normalize(s, domain) || slice_find(s, '.') == s.len))
-        return config_refuse(l, node, key->path, "not a fully qualified name; expected one such as relay1.example.org");
-    if (key->type == CONFIG_PATH && (s.len == 0 || (s.ptr[0] != '/' && !slice_equal(s, SLICE_LIT("-")))))
-        return config_refuse(l, node, key->path, "not an absolute path; expected one that begins with /");
+        return config_refuse(l, node, key->path,
+                             "not a fully qualified name; expected one such as relay1.example.org");
+    if (key->type == CONFIG_PATH &&
+        (s.len == 0 || (s.ptr[0] != '/' && !slice_equal(s, SLICE_LIT("-")))))
+        return config_refuse(l, node, key->path,
+                             "not an absolute path; expected one that begins with /");
     if (key->max > 0 && s.len > key->max)
-        return config_refuse(l, node, key->path, "too long for a unix socket; expected at most 107 characters");
+        return config_refuse(l, node, key->path,
+                             "too long for a unix socket; expected at most 107 characters");
     const char *copy = keep_string(l, s);
     if (copy == NULL)
         return out_of_memory(l, node, key->path);
@@ -150,7 +166,8 @@ static yaml_node_t *list_item(struct config_loader *l, const yaml_node_t *node, 
     return yaml_document_get_node(l->document, node->data.sequence.items.start[i]);
 }
 
-static bool set_strings(struct config_loader *l, const char *path, yaml_node_t *node, const char *const **out)
+static bool set_strings(struct config_loader *l, const char *path, yaml_node_t *node,
+                        const char *const **out)
 {
     size_t count = list_length(node);
     const char **items = arena_alloc(l->arena, (count + 1) * sizeof *items);
@@ -178,7 +195,9 @@ static bool set_addresses(struct config_loader *l, const struct config_key *key,
     for (size_t i = 0; i < count; i++) {
         yaml_node_t *item = list_item(l, node, i);
         if (!is_scalar(item) || !address_parse_ip(scalar(item), &items[i]))
-            return config_refuse(l, item, key->path, "not an IP address; expected one such as 192.0.2.1 or 2001:db8::1");
+            return config_refuse(
+                l, item, key->path,
+                "not an IP address; expected one such as 192.0.2.1 or 2001:db8::1");
     }
     *(const struct address **)value_at(l, key->offset) = items;
     *(unsigned *)value_at(l, key->count_offset) = (unsigned)count;
@@ -195,7 +214,8 @@ static bool set_nets(struct config_loader *l, const struct config_key *key, yaml
         yaml_node_t *item = list_item(l, node, i);
         if (!is_scalar(item) || !address_net_parse(scalar(item), &items[i]))
             return config_refuse(l, item, key->path,
-                                 "not a network; expected an address or a prefix without host bits, such as 192.0.2.0/24");
+                                 "not a network; expected an address or a prefix without host "
+                                 "bits, such as 192.0.2.0/24");
     }
     *(const struct address_net **)value_at(l, key->offset) = items;
     *(unsigned *)value_at(l, key->count_offset) = (unsigned)count;
@@ -203,20 +223,23 @@ static bool set_nets(struct config_loader *l, const struct config_key *key, yaml
 }
 
 /* One entry of a mapping in a list: its value node, or NULL. Unknown names are refused. */
-static bool read_entry(struct config_loader *l, yaml_node_t *mapping, const char *path, const char *const names[2],
-                       yaml_node_t *values[2])
+static bool read_entry(struct config_loader *l, yaml_node_t *mapping, const char *path,
+                       const char *const names[2], yaml_node_t *values[2])
 {
     values[0] = values[1] = NULL;
     if (mapping->type != YAML_MAPPING_NODE)
-        return config_refuse(l, mapping, path, "not a mapping; expected entries as the example file shows");
-    for (yaml_node_pair_t *p = mapping->data.mapping.pairs.start; p < mapping->data.mapping.pairs.top; p++) {
+        return config_refuse(l, mapping, path,
+                             "not a mapping; expected entries as the example file shows");
+    for (yaml_node_pair_t *p = mapping->data.mapping.pairs.start;
+         p < mapping->data.mapping.pairs.top; p++) {
         yaml_node_t *name = yaml_document_get_node(l->document, p->key);
         int found = -1;
         for (int i = 0; i < 2 && is_scalar(name); i++)
             if (slice_equal(scalar(name), slice_str(names[i])))
                 found = i;
         if (found < 0 || values[found] != NULL)
-            return config_refuse(l, name, path, found < 0 ? "unknown key of an entry" : "stands twice in one entry");
+            return config_refuse(
+                l, name, path, found < 0 ? "unknown key of an entry" : "stands twice in one entry");
         values[found] = yaml_document_get_node(l->document, p->value);
     }
     return true;
@@ -236,16 +259,21 @@ static bool set_listeners(struct config_loader *l, const struct config_key *key,
         if (!read_entry(l, item, key->path, names, values))
             return false;
         items[i] = (struct config_listener){.proxy_protocol = false};
-        if (values[0] == NULL || !is_scalar(values[0]) || !address_parse(scalar(values[0]), &items[i].address))
+        if (values[0] == NULL || !is_scalar(values[0]) ||
+            !address_parse(scalar(values[0]), &items[i].address))
             return config_refuse(l, values[0] != NULL ? values[0] : item, key->path,
-                                 "not an address with a port; expected \"192.0.2.1:2525\", \"[2001:db8::1]:2525\" or \"*:2525\"");
+                                 "not an address with a port; expected \"192.0.2.1:2525\", "
+                                 "\"[2001:db8::1]:2525\" or \"*:2525\"");
         if (values[1] != NULL) {
-            items[i].proxy_protocol = is_scalar(values[1]) && slice_equal(scalar(values[1]), SLICE_LIT("true"));
-            if (!items[i].proxy_protocol && !(is_scalar(values[1]) && slice_equal(scalar(values[1]), SLICE_LIT("false"))))
+            items[i].proxy_protocol =
+                is_scalar(values[1]) && slice_equal(scalar(values[1]), SLICE_LIT("true"));
+            if (!items[i].proxy_protocol &&
+                !(is_scalar(values[1]) && slice_equal(scalar(values[1]), SLICE_LIT("false"))))
                 return config_refuse(l, values[1], key->path, "proxy_protocol is true or false");
         }
         for (size_t k = 0; k < i; k++)
-            if (address_same_ip(&items[k].address, &items[i].address) && items[k].address.port == items[i].address.port)
+            if (address_same_ip(&items[k].address, &items[i].address) &&
+                items[k].address.port == items[i].address.port)
                 return config_refuse(l, values[0], key->path, "listed twice");
     }
     *(const struct config_listener **)value_at(l, key->offset) = items;
@@ -264,9 +292,11 @@ static bool set_stub_zones(struct config_loader *l, const struct config_key *key
         yaml_node_t *item = list_item(l, node, i), *values[2];
         if (!read_entry(l, item, key->path, names, values))
             return false;
-        if (values[0] == NULL || values[1] == NULL || !is_scalar(values[0]) || values[1]->type != YAML_SEQUENCE_NODE ||
-            list_length(values[1]) == 0)
-            return config_refuse(l, item, key->path, "incomplete; expected {zone: \"example.org\", servers: [\"192.0.2.53@53\"]}");
+        if (values[0] == NULL || values[1] == NULL || !is_scalar(values[0]) ||
+            values[1]->type != YAML_SEQUENCE_NODE || list_length(values[1]) == 0)
+            return config_refuse(
+                l, item, key->path,
+                "incomplete; expected {zone: \"example.org\", servers: [\"192.0.2.53@53\"]}");
         items[i].name = keep_string(l, scalar(values[0]));
         if (items[i].name == NULL || !set_strings(l, key->path, values[1], &items[i].servers))
             return items[i].name != NULL ? false : out_of_memory(l, node, key->path);
@@ -312,7 +342,8 @@ bool config_set_value(struct config_loader *l, const struct config_key *key, yam
     if (key->type < CONFIG_STRINGS)
         return set_scalar(l, key, node);
     if (node->type != YAML_SEQUENCE_NODE || list_length(node) > LIST_MAX)
-        return config_refuse(l, node, key->path, "not a list; expected [one, another] or lines that begin with \"- \"");
+        return config_refuse(l, node, key->path,
+                             "not a list; expected [one, another] or lines that begin with \"- \"");
     switch (key->type) {
     case CONFIG_ADDRESSES:
         return set_addresses(l, key, node);
@@ -347,7 +378,8 @@ bool config_set_initial(struct config_loader *l, const struct config_key *key)
         return true;
     if (!yaml_parser_initialize(&parser))
         return out_of_memory(l, NULL, key->path);
-    yaml_parser_set_input_string(&parser, (const unsigned char *)key->initial, strlen(key->initial));
+    yaml_parser_set_input_string(&parser, (const unsigned char *)key->initial,
+                                 strlen(key->initial));
     bool ok = yaml_parser_load(&parser, &document) == 1;
     if (ok) {
         struct config_loader own = *l;

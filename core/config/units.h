@@ -4,7 +4,8 @@
 
 #include "core/base/slice.h"
 
-/* "500ms", "30s", "5m", "4h", "5d", or "0", to milliseconds. False: no number, no or unknown unit, overflow. */
+/* "500ms", "30s", "5m", "4h", "5d", or "0", to milliseconds. False: no number, no or unknown unit,
+ * overflow. */
 bool units_parse_duration(struct slice text, uint64_t *ms_out);
 
 /* "512B", "10KB", "64KiB", "10MB", "1GiB", "1TB", or "0", to bytes; KB is 1000, KiB 1024. */

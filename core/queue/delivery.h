@@ -1,13 +1,13 @@
 /* A message in the queue, and its deliveries: the unit of work of the whole relay.
  *
  * A `delivery` is one message for all its still unfinished recipients at one domain. It is what the
- * schedule wakes, the job ring carries, a destination queues, a session sends and an outcome ends. It
- * has exactly one owner at a time, and `place` says which:
+ * schedule wakes, the job ring carries, a destination queues, a session sends and an outcome ends.
+ * It has exactly one owner at a time, and `place` says which:
  *
  *   PLACE_WAITING   the schedule (committer thread): until its timer or an operator wakes it
- *   PLACE_OUT       the workers: in the ring, waiting for a route, in a destination's queue (guarded
- *                   by that destination's lock) or with the session that carries it
- *   PLACE_COMMITTING the committer: its outcome is being made durable
+ *   PLACE_OUT       the workers: in the ring, waiting for a route, in a destination's queue
+ * (guarded by that destination's lock) or with the session that carries it PLACE_COMMITTING the
+ * committer: its outcome is being made durable
  *
  * Only the committer thread writes `place`, creates and frees. Bodies and envelopes are not here:
  * they are read from the spool when a session is ready for them, so that a queued recipient costs
@@ -44,10 +44,10 @@ struct message {
 enum delivery_place { PLACE_WAITING, PLACE_OUT, PLACE_COMMITTING };
 
 enum delivery_flags {
-    DELIVERY_HELD = 1,           /* an operator holds it: no timer wakes it */
-    DELIVERY_EXPIRED = 2,        /* past the age limit: the worker bounces it without a session */
+    DELIVERY_HELD = 1,            /* an operator holds it: no timer wakes it */
+    DELIVERY_EXPIRED = 2,         /* past the age limit: the worker bounces it without a session */
     DELIVERY_OPERATOR_BOUNCE = 4, /* the operator wants it returned: likewise */
-    DELIVERY_DELAY_NOTICED = 8,  /* its delay notice has been sent (RFC 3461) */
+    DELIVERY_DELAY_NOTICED = 8,   /* its delay notice has been sent (RFC 3461) */
 };
 
 struct delivery {
@@ -56,11 +56,12 @@ struct delivery {
     struct link message_link; /* on message->deliveries (committer) */
     struct timer timer;       /* (committer) retry while waiting, age limit while out */
     uint64_t due_wall_ms;     /* (committer) next attempt */
-    struct address *try_first; /* after an unknown outcome: the exchange to ask again; or NULL. Owned */
-    uint16_t attempts;        /* ended without success */
-    uint8_t place;            /* enum delivery_place (committer) */
-    uint8_t flags;            /* enum delivery_flags; (committer) writes while PLACE_WAITING */
-    uint8_t wanted;           /* (committer) flags an operator asked for while it was out */
+    struct address
+        *try_first;    /* after an unknown outcome: the exchange to ask again; or NULL. Owned */
+    uint16_t attempts; /* ended without success */
+    uint8_t place;     /* enum delivery_place (committer) */
+    uint8_t flags;     /* enum delivery_flags; (committer) writes while PLACE_WAITING */
+    uint8_t wanted;    /* (committer) flags an operator asked for while it was out */
     uint32_t recipient_count;
     union {
         uint32_t one;

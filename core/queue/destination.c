@@ -10,27 +10,29 @@ enum { SHARDS = 64, BUCKETS_PER_SHARD = 256, LOOK_BACK = 8 };
 
 struct destination_table {
     uint64_t seed;
-    pthread_mutex_t forget_lock; /* held while a destination is freed, and by destination_withdraw while it looks */
+    pthread_mutex_t forget_lock; /* held while a destination is freed, and by destination_withdraw
+                                    while it looks */
     struct shard {
-        _Alignas(64) pthread_mutex_t lock; /* guards its buckets and the references of what is in them */
+        _Alignas(64)
+            pthread_mutex_t lock; /* guards its buckets and the references of what is in them */
         struct link buckets[BUCKETS_PER_SHARD];
     } shards[SHARDS];
 };
 
 struct destination {
-    struct link bucket_link;          /* guard: the shard's lock */
+    struct link bucket_link; /* guard: the shard's lock */
     struct destination_table *table;
     struct shard *shard;
-    uint64_t references;              /* guard: the shard's lock */
+    uint64_t references; /* guard: the shard's lock */
     size_t key_len;
     struct {
         _Alignas(64) pthread_mutex_t lock; /* guards all below, for a few pointer moves */
-        struct link queue;            /* struct delivery, by shared.queue_link; oldest first */
+        struct link queue;                 /* struct delivery, by shared.queue_link; oldest first */
         uint64_t queued;
-        unsigned lanes;               /* open or on their way */
-        unsigned ready;               /* sessions that got through */
+        unsigned lanes; /* open or on their way */
+        unsigned ready; /* sessions that got through */
         unsigned idle_count;
-        struct link idle;             /* struct idle_lane, most recently used first */
+        struct link idle; /* struct idle_lane, most recently used first */
     } shared;
     char key[];
 };
@@ -76,7 +78,8 @@ static uint64_t hash_of(const struct destination_table *t, struct slice key)
     return hash;
 }
 
-static struct destination *create(struct destination_table *t, struct shard *shard, struct slice key)
+static struct destination *create(struct destination_table *t, struct shard *shard,
+                                  struct slice key)
 {
     size_t size = (sizeof(struct destination) + key.len + 1 + 63) / 64 * 64;
     struct destination *d = aligned_alloc(64, size);
@@ -162,7 +165,8 @@ static struct delivery *delivery_of(struct link *l)
     return CONTAINER_OF(l, struct delivery, shared.queue_link);
 }
 
-/* Behind the message's other delivery near the tail, where there is one, so that they are taken together. */
+/* Behind the message's other delivery near the tail, where there is one, so that they are taken
+ * together. */
 static struct link *place_for(struct destination *d, const struct delivery *delivery)
 {
     struct link *l = d->shared.queue.prev;
@@ -190,15 +194,16 @@ static struct idle_lane *pick_idle(struct destination *d, unsigned worker)
     return chosen;
 }
 
-/* More mail than lanes that are still on their way to fetch some? Lanes at work come back for more by themselves, but
- * nobody knows when. */
+/* More mail than lanes that are still on their way to fetch some? Lanes at work come back for more
+ * by themselves, but nobody knows when. */
 static bool wants_lane(const struct destination *d, unsigned lanes_max)
 {
     return d->shared.lanes < lanes_max && d->shared.queued > d->shared.lanes;
 }
 
-enum destination_call destination_enqueue(struct destination *d, struct delivery *delivery, unsigned worker,
-                                          unsigned lanes_max, struct idle_lane **idle_out)
+enum destination_call destination_enqueue(struct destination *d, struct delivery *delivery,
+                                          unsigned worker, unsigned lanes_max,
+                                          struct idle_lane **idle_out)
 {
     enum destination_call call = DESTINATION_ENOUGH;
     destination_reference(d); /* the queued delivery's own */
@@ -239,7 +244,8 @@ unsigned destination_take(struct destination *d, uint32_t recipients_max, struct
     pthread_mutex_lock(&d->shared.lock);
     while (!list_empty(&d->shared.queue)) {
         struct delivery *delivery = delivery_of(d->shared.queue.next);
-        if (taken > 0 && (delivery->message != message || recipients + delivery->recipient_count > recipients_max))
+        if (taken > 0 && (delivery->message != message ||
+                          recipients + delivery->recipient_count > recipients_max))
             break;
         message = delivery->message;
         recipients += delivery->recipient_count;
@@ -267,8 +273,9 @@ uint64_t destination_take_all(struct destination *d, struct link *out)
     return taken;
 }
 
-/* Only the committer calls this. The pointer it reads is cleared by whoever unlinks the delivery, and the destination may
- * be freed any time after that; but not while `forget_lock` is held, so the lock it leads to can be taken. */
+/* Only the committer calls this. The pointer it reads is cleared by whoever unlinks the delivery,
+ * and the destination may be freed any time after that; but not while `forget_lock` is held, so the
+ * lock it leads to can be taken. */
 bool destination_withdraw(struct destination_table *t, struct delivery *delivery)
 {
     bool queued = false;
@@ -353,7 +360,8 @@ struct destination_figures destination_figures(struct destination *d)
 }
 
 /* References one shard's destinations, then visits them without its lock. */
-static void visit_shard(struct shard *shard, void (*visit)(void *context, struct destination *d), void *context)
+static void visit_shard(struct shard *shard, void (*visit)(void *context, struct destination *d),
+                        void *context)
 {
     size_t count = 0, at = 0;
     pthread_mutex_lock(&shard->lock);
@@ -374,8 +382,8 @@ static void visit_shard(struct shard *shard, void (*visit)(void *context, struct
     free(found);
 }
 
-void destination_table_visit(struct destination_table *t, void (*visit)(void *context, struct destination *d),
-                             void *context)
+void destination_table_visit(struct destination_table *t,
+                             void (*visit)(void *context, struct destination *d), void *context)
 {
     for (int i = 0; i < SHARDS; i++)
         visit_shard(&t->shards[i], visit, context);

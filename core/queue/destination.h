@@ -1,10 +1,12 @@
 /* Destinations: where mail is going, as the set of exchanges behind it. Domains hosted at one
- * provider have the same exchanges and so share one destination: its queue, its connections, its limit.
+ * provider have the same exchanges and so share one destination: its queue, its connections, its
+ * limit.
  *
- * Late binding: routed deliveries wait in the destination's queue; a session takes one only when it is
- * ready for MAIL, so a connection that hangs holds no mail. A *lane* is the right to run one session at a
- * time (with others raced beside it) for the destination; there are at most `lanes_max` of them over all
- * workers. Idle lanes keep their connection a moment and are called back by new mail.
+ * Late binding: routed deliveries wait in the destination's queue; a session takes one only when it
+ * is ready for MAIL, so a connection that hangs holds no mail. A *lane* is the right to run one
+ * session at a time (with others raced beside it) for the destination; there are at most
+ * `lanes_max` of them over all workers. Idle lanes keep their connection a moment and are called
+ * back by new mail.
  *
  * One lock per destination, held for a few pointer moves and never across I/O or a callback. Any
  * thread may call anything here. A destination lives while it is referenced; the table forgets
@@ -19,9 +21,9 @@ struct destination;
 
 /* An idle lane as its worker knows it: enough to send it mail. */
 struct idle_lane {
-    struct link link;   /* guard: the destination's lock */
-    unsigned worker;    /* index */
-    bool queued;        /* guard: the destination's lock; on the idle list */
+    struct link link; /* guard: the destination's lock */
+    unsigned worker;  /* index */
+    bool queued;      /* guard: the destination's lock; on the idle list */
 };
 
 struct destination_table *destination_table_create(void);
@@ -37,42 +39,47 @@ struct slice destination_key(const struct destination *d);
 /* What the caller of destination_enqueue must do. */
 enum destination_call {
     DESTINATION_ENOUGH,    /* lanes are on their way to it */
-    DESTINATION_OPEN_LANE, /* open a lane: it is counted already; destination_lane_end gives it back */
-    DESTINATION_CALL_IDLE, /* tell that worker's lane, taken off the idle list, that there is mail */
+    DESTINATION_OPEN_LANE, /* open a lane: it is counted already; destination_lane_end gives it back
+                            */
+    DESTINATION_CALL_IDLE, /* tell that worker's lane, taken off the idle list, that there is mail
+                            */
 };
 
-/* Queues `delivery` (the caller gives it up) and says who should fetch it. Deliveries of one message at
- * one destination are linked so that one transaction can carry them all. Prefers an idle lane of
- * `worker`. The delivery holds a reference on the destination while queued. */
+/* Queues `delivery` (the caller gives it up) and says who should fetch it. Deliveries of one
+ * message at one destination are linked so that one transaction can carry them all. Prefers an idle
+ * lane of `worker`. The delivery holds a reference on the destination while queued. */
 enum destination_call destination_enqueue(struct destination *d, struct delivery *delivery,
                                           unsigned worker, unsigned lanes_max,
                                           struct idle_lane **idle_out);
 
-/* The oldest delivery and those of the same message right behind it, up to `recipients_max` recipients
- * together (always at least one delivery), moved to `out`. Returns how many; 0 = queue empty. */
+/* The oldest delivery and those of the same message right behind it, up to `recipients_max`
+ * recipients together (always at least one delivery), moved to `out`. Returns how many; 0 = queue
+ * empty. */
 unsigned destination_take(struct destination *d, uint32_t recipients_max, struct link *out);
 
 /* Everything queued, moved to `out`: the destination cannot be reached now. Returns how many. */
 uint64_t destination_take_all(struct destination *d, struct link *out);
 
 /* Takes one delivery out of whatever destination's queue it waits in; false where it is not queued
- * (a session has it, or it waits for its route). Committer thread: for the age limit and operators. */
+ * (a session has it, or it waits for its route). Committer thread: for the age limit and operators.
+ */
 bool destination_withdraw(struct destination_table *t, struct delivery *delivery);
 
-/* The lane found the queue empty and keeps its connection: true = registered as idle; false = mail has
- * come in between, take it. */
+/* The lane found the queue empty and keeps its connection: true = registered as idle; false = mail
+ * has come in between, take it. */
 bool destination_idle_enter(struct destination *d, struct idle_lane *lane);
 
-/* The lane leaves the idle list (its time is up). False: it has been called already, mail is coming. */
+/* The lane leaves the idle list (its time is up). False: it has been called already, mail is
+ * coming. */
 bool destination_idle_leave(struct destination *d, struct idle_lane *lane);
 
-/* A session of this destination became ready / ended: told so that a lane that fails knows whether others
- * still get through. */
+/* A session of this destination became ready / ended: told so that a lane that fails knows whether
+ * others still get through. */
 void destination_session_ready(struct destination *d);
 void destination_session_gone(struct destination *d);
 
-/* A lane ends. True: mail is queued and no other lane is left, so the right stays with the caller, who opens a lane anew.
- * Never so where `stopping`. */
+/* A lane ends. True: mail is queued and no other lane is left, so the right stays with the caller,
+ * who opens a lane anew. Never so where `stopping`. */
 bool destination_lane_end(struct destination *d, bool stopping);
 
 struct destination_figures {

@@ -23,13 +23,15 @@ struct schedule {
     struct timer_wheel wheel;
     struct domain_table *domains;
     struct link messages; /* struct message, by queue_link */
-    struct link ready;    /* struct delivery, by shared.queue_link: due, waiting for room in the ring */
+    struct link
+        ready; /* struct delivery, by shared.queue_link: due, waiting for room in the ring */
     uint64_t message_count, recipient_count;
 };
 
 static void on_timer(struct timer *timer, void *owner);
 
-struct schedule *schedule_create(const struct schedule_options *options, uint64_t mono_ms, uint64_t wall_ms)
+struct schedule *schedule_create(const struct schedule_options *options, uint64_t mono_ms,
+                                 uint64_t wall_ms)
 {
     struct schedule *s = calloc(1, sizeof *s);
     if (s == NULL)
@@ -94,7 +96,8 @@ void schedule_set_policy(struct schedule *s, const struct schedule_policy *polic
 
 /* ---- time ---- */
 
-/* The wall clock only says how far away a stored moment is; from then on the monotonic clock counts. */
+/* The wall clock only says how far away a stored moment is; from then on the monotonic clock
+ * counts. */
 static uint64_t mono_of(const struct schedule *s, uint64_t wall_ms)
 {
     return wall_ms > s->wall_ms ? s->mono_ms + (wall_ms - s->wall_ms) : s->mono_ms;
@@ -221,8 +224,9 @@ static struct standing standing_of(const struct schedule *s, const struct store_
 static bool fits(const struct delivery *d, const struct domain *domain, const struct standing *st)
 {
     bool held = st->progress == PROGRESS_HELD;
-    return d->domain == domain && d->attempts == st->attempts && d->due_wall_ms == st->due_wall_ms &&
-           is_held(d) == held && (d->try_first != NULL) == st->has_try_first;
+    return d->domain == domain && d->attempts == st->attempts &&
+           d->due_wall_ms == st->due_wall_ms && is_held(d) == held &&
+           (d->try_first != NULL) == st->has_try_first;
 }
 
 static bool add_recipient(struct delivery *d, uint32_t index)
@@ -249,7 +253,8 @@ static bool add_recipient(struct delivery *d, uint32_t index)
     return true;
 }
 
-static struct delivery *create_delivery(struct message *m, struct domain *domain, const struct standing *st)
+static struct delivery *create_delivery(struct message *m, struct domain *domain,
+                                        const struct standing *st)
 {
     struct delivery *d = calloc(1, sizeof *d);
     if (d == NULL)
@@ -274,11 +279,13 @@ static struct delivery *create_delivery(struct message *m, struct domain *domain
 }
 
 /* The newest deliveries are looked at first: recipients of one domain usually stand together. */
-static struct delivery *find_delivery(struct message *m, const struct domain *domain, const struct standing *st)
+static struct delivery *find_delivery(struct message *m, const struct domain *domain,
+                                      const struct standing *st)
 {
     enum { LOOK_BACK = 64 };
     int looked = 0;
-    for (struct link *l = m->deliveries.prev; l != &m->deliveries && looked < LOOK_BACK; l = l->prev, looked++) {
+    for (struct link *l = m->deliveries.prev; l != &m->deliveries && looked < LOOK_BACK;
+         l = l->prev, looked++) {
         struct delivery *d = CONTAINER_OF(l, struct delivery, message_link);
         if (fits(d, domain, st))
             return d;
@@ -286,8 +293,8 @@ static struct delivery *find_delivery(struct message *m, const struct domain *do
     return NULL;
 }
 
-static bool place_recipient(struct schedule *s, struct message *m, struct slice name, uint32_t index,
-                            const struct standing *st)
+static bool place_recipient(struct schedule *s, struct message *m, struct slice name,
+                            uint32_t index, const struct standing *st)
 {
     struct domain *domain = domain_table_acquire(s->domains, name);
     if (domain == NULL)
@@ -319,7 +326,8 @@ static void drop_message(struct schedule *s, struct message *m)
 }
 
 bool schedule_add(struct schedule *s, uint64_t id, struct slice record,
-                  bool (*state_of)(void *context, uint64_t id, uint32_t recipient, struct store_state *state_out),
+                  bool (*state_of)(void *context, uint64_t id, uint32_t recipient,
+                                   struct store_state *state_out),
                   void *context)
 {
     struct envelope e;
@@ -405,7 +413,8 @@ static void note_try_first(struct delivery *d, const struct commit_op *op)
     d->try_first = NULL;
     if (!op->u.outcome.has_try_first)
         return;
-    d->try_first = malloc(sizeof *d->try_first); /* without memory for it the usual order is tried */
+    d->try_first =
+        malloc(sizeof *d->try_first); /* without memory for it the usual order is tried */
     if (d->try_first != NULL)
         *d->try_first = op->u.outcome.try_first;
 }
@@ -428,7 +437,7 @@ void schedule_apply_outcome(struct schedule *s, const struct commit_op *op)
     if (d->attempts < UINT16_MAX)
         d->attempts++;
     d->due_wall_ms = op->u.outcome.next_due_wall_ms;
-    d->flags &= (uint8_t)~(DELIVERY_EXPIRED | DELIVERY_OPERATOR_BOUNCE);
+    d->flags &= (uint8_t) ~(DELIVERY_EXPIRED | DELIVERY_OPERATOR_BOUNCE);
     if (op->u.outcome.delay_noticed)
         d->flags |= DELIVERY_DELAY_NOTICED;
     d->flags |= d->wanted;

@@ -1,12 +1,12 @@
 /* The schedule: which delivery is due when. It holds every queued message in memory (ids, domains,
- * times: never content), wakes what is due by pushing it into the job ring, and takes it back with its
- * outcome. One thread only, the committer's; no locks. Time comes in as arguments, so tests and
+ * times: never content), wakes what is due by pushing it into the job ring, and takes it back with
+ * its outcome. One thread only, the committer's; no locks. Time comes in as arguments, so tests and
  * the simulation run it on virtual time.
  *
- * Retry times (DESIGN.md 2): first, then doubling up to a maximum, with jitter; the age limit holds wherever
- * a delivery is. A waiting one that reaches it is pushed as DELIVERY_EXPIRED; one that sits in a
- * destination's queue is withdrawn from there first (destination.h); one that a session carries is
- * left to its session and looked at again a minute later.
+ * Retry times (DESIGN.md 2): first, then doubling up to a maximum, with jitter; the age limit holds
+ * wherever a delivery is. A waiting one that reaches it is pushed as DELIVERY_EXPIRED; one that
+ * sits in a destination's queue is withdrawn from there first (destination.h); one that a session
+ * carries is left to its session and looked at again a minute later.
  *
  * Ring full: what is due waits in order on the schedule's own list and is pushed as workers make
  * room (schedule_run, at the latest 10 ms later). Nothing is dropped and nothing blocks. */
@@ -31,8 +31,8 @@ struct schedule_policy {
 
 struct schedule_options {
     struct schedule_policy policy;
-    struct ring *ring;                  /* the job ring: struct delivery pointers */
-    struct destination_table *destinations; /* where deliveries that are out may wait */
+    struct ring *ring;                                /* the job ring: struct delivery pointers */
+    struct destination_table *destinations;           /* where deliveries that are out may wait */
     void (*on_pushed)(void *context, unsigned count); /* wake workers: jobs are in the ring */
     void *context;
     uint64_t random_seed;
@@ -46,28 +46,30 @@ void schedule_destroy(struct schedule **s);
 void schedule_set_policy(struct schedule *s, const struct schedule_policy *policy);
 
 /* Takes a committed message in: one delivery per domain, due now. `state_of`, where given (at
- * start-up), tells each recipient's stored progress; recipients of one domain with the same progress share
- * a delivery. Returns false where the record is damaged (nothing was added). */
+ * start-up), tells each recipient's stored progress; recipients of one domain with the same
+ * progress share a delivery. Returns false where the record is damaged (nothing was added). */
 bool schedule_add(struct schedule *s, uint64_t id, struct slice record,
                   bool (*state_of)(void *context, uint64_t id, uint32_t recipient,
                                    struct store_state *state_out),
                   void *context);
 
-/* An outcome is about to be committed: sets its next_due_wall_ms and left_in_message, which counts outcomes of the same
- * message planned before it. A commit that fails is final for the process, so a plan is never taken back. */
+/* An outcome is about to be committed: sets its next_due_wall_ms and left_in_message, which counts
+ * outcomes of the same message planned before it. A commit that fails is final for the process, so
+ * a plan is never taken back. */
 void schedule_plan_outcome(struct schedule *s, struct commit_op *op, uint64_t wall_ms);
 
-/* The outcome is durable: finished recipients leave, the rest waits. Frees the delivery and the message where nothing is
- * left of them. */
+/* The outcome is durable: finished recipients leave, the rest waits. Frees the delivery and the
+ * message where nothing is left of them. */
 void schedule_apply_outcome(struct schedule *s, const struct commit_op *op);
 
 /* Moves time on: pushes what is due. Returns ms until it needs to run again, -1 for never. */
 int schedule_run(struct schedule *s, uint64_t mono_ms, uint64_t wall_ms);
 
-/* An operator's wish for all matching deliveries, at once where they wait; those out at the workers are taken back from their
- * destination's queue, or, while a session carries them, the wish holds when they come back deferred. Calls `on_touched`
- * for each delivery whose stored state changes. Returns recipients matched. A held delivery is exempt from the age limit:
- * somebody wants it kept. */
+/* An operator's wish for all matching deliveries, at once where they wait; those out at the workers
+ * are taken back from their destination's queue, or, while a session carries them, the wish holds
+ * when they come back deferred. Calls `on_touched` for each delivery whose stored state changes.
+ * Returns recipients matched. A held delivery is exempt from the age limit: somebody wants it kept.
+ */
 uint64_t schedule_edit(struct schedule *s, const struct commit_op *op,
                        void (*on_touched)(void *context, const struct delivery *d), void *context);
 

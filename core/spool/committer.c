@@ -19,7 +19,7 @@ struct committer {
     struct store_reader *reader;
     pthread_t thread;
     bool stopping;
-    bool failed; /* the store has: final */
+    bool failed;                                    /* the store has: final */
     struct commit_op *arrived_first, *arrived_last; /* not yet in a batch, linked by mail.next */
     struct {
         _Atomic uint64_t commits, messages, outcomes, messages_queued, recipients_queued;
@@ -108,18 +108,20 @@ static struct store_state state_after(const struct commit_op *op, uint32_t i)
 {
     const struct delivery *d = op->u.outcome.delivery;
     const struct outcome_recipient *r = &op->u.outcome.recipients[i];
-    struct store_state s = {.progress = r->verdict == OUTCOME_DEFERRED ? PROGRESS_WAITING : PROGRESS_DONE,
-                            .delay_noticed = (d->flags & DELIVERY_DELAY_NOTICED) != 0 || op->u.outcome.delay_noticed,
-                            .attempts = (uint16_t)(d->attempts < UINT16_MAX ? d->attempts + 1 : UINT16_MAX),
-                            .due_wall_ms = op->u.outcome.next_due_wall_ms,
-                            .has_try_first = op->u.outcome.has_try_first,
-                            .try_first = op->u.outcome.try_first,
-                            .last = *r->reply};
+    struct store_state s = {
+        .progress = r->verdict == OUTCOME_DEFERRED ? PROGRESS_WAITING : PROGRESS_DONE,
+        .delay_noticed = (d->flags & DELIVERY_DELAY_NOTICED) != 0 || op->u.outcome.delay_noticed,
+        .attempts = (uint16_t)(d->attempts < UINT16_MAX ? d->attempts + 1 : UINT16_MAX),
+        .due_wall_ms = op->u.outcome.next_due_wall_ms,
+        .has_try_first = op->u.outcome.has_try_first,
+        .try_first = op->u.outcome.try_first,
+        .last = *r->reply};
     if (s.progress == PROGRESS_WAITING && (d->wanted & DELIVERY_HELD) != 0)
         s.progress = PROGRESS_HELD;
     if (op->u.outcome.exchange != NULL)
-        (void)slice_to_cstr(slice_take(slice_str(op->u.outcome.exchange), sizeof s.last_exchange - 1),
-                            s.last_exchange, sizeof s.last_exchange);
+        (void)slice_to_cstr(
+            slice_take(slice_str(op->u.outcome.exchange), sizeof s.last_exchange - 1),
+            s.last_exchange, sizeof s.last_exchange);
     return s;
 }
 
@@ -135,7 +137,8 @@ static enum store_status put_outcome(struct store *store, const struct commit_op
             status = store_put_state(store, id, op->u.outcome.recipients[i].recipient, &s);
         }
     }
-    for (const struct commit_message *m = op->u.outcome.generated; m != NULL && status == STORE_OK; m = m->next)
+    for (const struct commit_message *m = op->u.outcome.generated; m != NULL && status == STORE_OK;
+         m = m->next)
         status = put_message(store, m);
     return status;
 }
@@ -232,7 +235,8 @@ static void add_figure(_Atomic uint64_t *figure, uint64_t n)
 static void enqueue(struct committer *c, const struct commit_message *m)
 {
     bool added = schedule_add(c->options.schedule, m->id, m->envelope, NULL, NULL);
-    /* It is durable and was just encoded by us: only memory can be wanting, and then the next start has it. */
+    /* It is durable and was just encoded by us: only memory can be wanting, and then the next start
+     * has it. */
     if (!added && c->options.on_damaged != NULL)
         c->options.on_damaged(c->options.context, m->id);
     add_figure(&c->shared.messages, 1);
@@ -279,7 +283,8 @@ static void run_batch(struct committer *c, struct batch *b)
     }
     const struct schedule *s = c->options.schedule;
     atomic_store_explicit(&c->shared.messages_queued, schedule_messages(s), memory_order_relaxed);
-    atomic_store_explicit(&c->shared.recipients_queued, schedule_recipients(s), memory_order_relaxed);
+    atomic_store_explicit(&c->shared.recipients_queued, schedule_recipients(s),
+                          memory_order_relaxed);
 }
 
 /* ---- the thread ---- */
@@ -299,8 +304,8 @@ static void *run(void *context)
     struct batch *batch = malloc(sizeof *batch);
     ASSERT(batch != NULL);
     for (;;) {
-        int wait = c->failed ? -1
-                             : schedule_run(c->options.schedule, clock_mono_ms(), clock_wall_ms());
+        int wait =
+            c->failed ? -1 : schedule_run(c->options.schedule, clock_mono_ms(), clock_wall_ms());
         if (!c->stopping)
             sleep_until_mail(c, wait);
         (void)mailbox_deliver(&c->mailbox);
@@ -319,7 +324,8 @@ static bool load_state(void *context, uint64_t id, uint32_t recipient, struct st
     return store_get_state(context, id, recipient, out);
 }
 
-/* The queue as the last process left it. The snapshot is renewed now and then: a long one keeps pages from reuse. */
+/* The queue as the last process left it. The snapshot is renewed now and then: a long one keeps
+ * pages from reuse. */
 static void load(struct committer *c)
 {
     enum { PER_SNAPSHOT = 10000 };
@@ -422,5 +428,6 @@ struct committer_figures committer_figures(const struct committer *c)
         .messages = atomic_load_explicit(&c->shared.messages, memory_order_relaxed),
         .outcomes = atomic_load_explicit(&c->shared.outcomes, memory_order_relaxed),
         .messages_queued = atomic_load_explicit(&c->shared.messages_queued, memory_order_relaxed),
-        .recipients_queued = atomic_load_explicit(&c->shared.recipients_queued, memory_order_relaxed)};
+        .recipients_queued =
+            atomic_load_explicit(&c->shared.recipients_queued, memory_order_relaxed)};
 }

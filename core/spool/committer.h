@@ -1,6 +1,6 @@
-/* The committer: the one thread that writes the spool. All workers post it what must become durable;
- * it gathers what has arrived while the last commit was on its way to the disk, writes it in one
- * transaction, and only then answers. One fdatasync so serves many messages (group commit).
+/* The committer: the one thread that writes the spool. All workers post it what must become
+ * durable; it gathers what has arrived while the last commit was on its way to the disk, writes it
+ * in one transaction, and only then answers. One fdatasync so serves many messages (group commit).
  *
  * The schedule (queue/schedule.h) lives on the same thread: what is queued in memory is always
  * what has been committed, without a lock between them.
@@ -31,9 +31,9 @@ enum commit_kind {
 /* A message to store: borrowed by the committer until the op comes back. */
 struct commit_message {
     uint64_t id;
-    struct slice envelope;    /* encoded */
-    struct slice chunk;       /* the content, or its last part */
-    uint32_t chunk_number;    /* of `chunk` */
+    struct slice envelope; /* encoded */
+    struct slice chunk;    /* the content, or its last part */
+    uint32_t chunk_number; /* of `chunk` */
     struct commit_message *next;
 };
 
@@ -51,30 +51,31 @@ enum commit_edit { EDIT_HOLD, EDIT_RELEASE, EDIT_RETRY, EDIT_BOUNCE };
 struct commit_op {
     struct mail mail;
     enum commit_kind kind;
-    enum store_status status;   /* set when the op comes back */
-    struct mailbox *reply_to;   /* NULL for none: on_done then runs on the committer thread */
-    void (*on_done)(struct mail *mail, void *owner); /* frees or goes on; runs in reply_to's thread */
+    enum store_status status; /* set when the op comes back */
+    struct mailbox *reply_to; /* NULL for none: on_done then runs on the committer thread */
+    void (*on_done)(struct mail *mail,
+                    void *owner); /* frees or goes on; runs in reply_to's thread */
 
     union {
         struct commit_message message; /* COMMIT_MESSAGE; COMMIT_CHUNK: id, chunk, chunk_number */
         uint64_t discard_id;
         struct {
-            struct delivery *delivery; /* given back to the schedule */
+            struct delivery *delivery;            /* given back to the schedule */
             struct outcome_recipient *recipients; /* each of the delivery's, in its order */
             uint32_t recipient_count;
-            bool delay_noticed;        /* one of `generated` is the delay notice */
-            bool has_try_first;        /* outcome unknown: ask this exchange again first */
+            bool delay_noticed; /* one of `generated` is the delay notice */
+            bool has_try_first; /* outcome unknown: ask this exchange again first */
             struct address try_first;
-            const char *exchange;      /* for the queue listing, or NULL */
+            const char *exchange;             /* for the queue listing, or NULL */
             struct commit_message *generated; /* bounces and notices, stored in the same commit */
-            uint64_t next_due_wall_ms; /* (committer) of what is deferred */
-            uint32_t left_in_message;  /* (committer) recipients unfinished behind this outcome */
+            uint64_t next_due_wall_ms;        /* (committer) of what is deferred */
+            uint32_t left_in_message; /* (committer) recipients unfinished behind this outcome */
         } outcome;
         struct {
             enum commit_edit edit;
-            uint64_t id;       /* of the message, or 0: all that match `domain` */
-            char domain[256];  /* "" = any */
-            uint64_t matched;  /* set when it comes back: recipients touched */
+            uint64_t id;      /* of the message, or 0: all that match `domain` */
+            char domain[256]; /* "" = any */
+            uint64_t matched; /* set when it comes back: recipients touched */
         } edit;
     } u;
 };
@@ -92,19 +93,21 @@ struct committer_options {
 /* Loads the queue from the store into the schedule, then starts the thread. NULL with `error`. */
 struct committer *committer_start(const struct committer_options *options, struct error *error);
 
-/* Hands an op over and nulls the pointer. Any thread, never blocks. Ops of one thread are applied in
- * order. After the store has failed, ops come back at once with STORE_FAILED. */
+/* Hands an op over and nulls the pointer. Any thread, never blocks. Ops of one thread are applied
+ * in order. After the store has failed, ops come back at once with STORE_FAILED. */
 void committer_submit(struct committer *c, struct commit_op **op);
 
-/* Commits all that was submitted before, stops and joins the thread, frees. Workers have stopped. */
+/* Commits all that was submitted before, stops and joins the thread, frees. Workers have stopped.
+ */
 void committer_stop(struct committer **c);
 
-/* A reload changed the schedule's policy: carried to the thread by mail. Any thread. False: out of memory. */
+/* A reload changed the schedule's policy: carried to the thread by mail. Any thread. False: out of
+ * memory. */
 bool committer_set_policy(struct committer *c, const struct schedule_policy *policy);
 
 struct committer_figures {
-    uint64_t commits;        /* transactions made durable */
-    uint64_t messages;       /* stored, bounces included */
+    uint64_t commits;  /* transactions made durable */
+    uint64_t messages; /* stored, bounces included */
     uint64_t outcomes;
     uint64_t messages_queued, recipients_queued; /* now */
 };

@@ -3,8 +3,9 @@
 #include "core/base/assert.h"
 #include "core/base/bytes.h"
 
-/* The record: version 1, fixed numbers, three strings, then a table of 4-byte offsets (from the record's start), one per
- * recipient, then the recipients. The table makes any recipient reachable in constant time. */
+/* The record: version 1, fixed numbers, three strings, then a table of 4-byte offsets (from the
+ * record's start), one per recipient, then the recipients. The table makes any recipient reachable
+ * in constant time. */
 enum { VERSION = 1, OFFSET_BYTES = 4, FLAGS_KNOWN = 31, NOTIFY_KNOWN = 15 };
 
 void envelope_encode(const struct envelope *e, struct buf *out)
@@ -111,7 +112,9 @@ bool envelope_id_parse(struct slice text, uint64_t *id_out)
     uint64_t id = 0;
     for (size_t i = 0; i < text.len; i++) {
         char c = text.ptr[i];
-        unsigned digit = c >= '0' && c <= '9' ? (unsigned)(c - '0') : c >= 'a' && c <= 'f' ? (unsigned)(c - 'a') + 10 : 16;
+        unsigned digit = c >= '0' && c <= '9'   ? (unsigned)(c - '0')
+                         : c >= 'a' && c <= 'f' ? (unsigned)(c - 'a') + 10
+                                                : 16;
         if (digit > 15)
             return false;
         id = id << 4 | digit;

@@ -20,10 +20,10 @@ enum envelope_notify {
 enum envelope_ret { RET_NONE, RET_FULL, RET_HDRS };
 
 enum envelope_flags {
-    ENVELOPE_SMTPUTF8 = 1,    /* asked for at MAIL (RFC 6531) */
-    ENVELOPE_BODY_8BIT = 2,   /* BODY=8BITMIME was given (RFC 6152) */
-    ENVELOPE_HAS_8BIT = 4,    /* the content does hold bytes over 127 */
-    ENVELOPE_HAS_DOTS = 8,    /* some content line begins with a dot: DATA needs stuffing */
+    ENVELOPE_SMTPUTF8 = 1,         /* asked for at MAIL (RFC 6531) */
+    ENVELOPE_BODY_8BIT = 2,        /* BODY=8BITMIME was given (RFC 6152) */
+    ENVELOPE_HAS_8BIT = 4,         /* the content does hold bytes over 127 */
+    ENVELOPE_HAS_DOTS = 8,         /* some content line begins with a dot: DATA needs stuffing */
     ENVELOPE_HAS_UTF8_HEADER = 16, /* the header section does hold bytes over 127 */
 };
 
@@ -35,16 +35,16 @@ struct envelope_recipient {
 };
 
 struct envelope {
-    uint64_t id;               /* never reused, grows with time; names the message everywhere */
-    uint64_t arrived_wall_ms;  /* when its 250 was earned: the age limit counts from here */
-    uint64_t size_bytes;       /* of the stored content, CRLF counted, not dot-stuffed (RFC 1870) */
-    uint32_t header_bytes;     /* of it, the header section with its blank line */
-    uint8_t flags;             /* enum envelope_flags bits */
-    uint8_t ret;               /* enum envelope_ret */
-    struct slice sender;       /* reverse-path without brackets; empty is <> */
-    struct slice envid;        /* as given, xtext (RFC 3461 4.4); or empty */
-    struct slice origin;       /* "[192.0.2.7] helo.example", for logs and bounces */
-    uint32_t recipient_count;  /* at least 1 */
+    uint64_t id;              /* never reused, grows with time; names the message everywhere */
+    uint64_t arrived_wall_ms; /* when its 250 was earned: the age limit counts from here */
+    uint64_t size_bytes;      /* of the stored content, CRLF counted, not dot-stuffed (RFC 1870) */
+    uint32_t header_bytes;    /* of it, the header section with its blank line */
+    uint8_t flags;            /* enum envelope_flags bits */
+    uint8_t ret;              /* enum envelope_ret */
+    struct slice sender;      /* reverse-path without brackets; empty is <> */
+    struct slice envid;       /* as given, xtext (RFC 3461 4.4); or empty */
+    struct slice origin;      /* "[192.0.2.7] helo.example", for logs and bounces */
+    uint32_t recipient_count; /* at least 1 */
     struct envelope_recipient *recipients; /* borrowed */
 };
 
@@ -54,7 +54,8 @@ enum {
     ENVELOPE_ID_SIZE = 17, /* sixteen hexadecimal digits and a NUL */
 };
 
-/* Appends the encoded form to `out` (check buf_ok). Recipients keep their order and so their index. */
+/* Appends the encoded form to `out` (check buf_ok). Recipients keep their order and so their index.
+ */
 void envelope_encode(const struct envelope *e, struct buf *out);
 
 /* Decodes the fixed part, leaving `recipients` NULL. Slices borrow from `record`. False where the

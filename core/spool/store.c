@@ -33,7 +33,8 @@ static enum store_status status_of(int rc)
 {
     if (rc == MDB_SUCCESS)
         return STORE_OK;
-    return rc == MDB_MAP_FULL || rc == ENOSPC || rc == EDQUOT || rc == MDB_TXN_FULL ? STORE_NO_ROOM : STORE_FAILED;
+    return rc == MDB_MAP_FULL || rc == ENOSPC || rc == EDQUOT || rc == MDB_TXN_FULL ? STORE_NO_ROOM
+                                                                                    : STORE_FAILED;
 }
 
 /* ---- opening ---- */
@@ -45,13 +46,16 @@ static bool take_lock(struct store *s, struct error *error)
     (void)snprintf(path, sizeof path, "%s/lock", s->path);
     s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (s->lock_fd < 0) {
-        error_set(error, "cannot open %s: %s; spool.path must be a directory this user may write", path, strerror(errno));
+        error_set(error, "cannot open %s: %s; spool.path must be a directory this user may write",
+                  path, strerror(errno));
         return false;
     }
     if (flock(s->lock_fd, LOCK_EX | LOCK_NB) != 0) {
         ssize_t n = pread(s->lock_fd, holder, sizeof holder - 1, 0);
         holder[n > 0 ? n : 0] = '\0';
-        error_set(error, "the spool %s is in use by process %s; stop that one first, or give this one a spool.path of its own",
+        error_set(error,
+                  "the spool %s is in use by process %s; stop that one first, or give this one a "
+                  "spool.path of its own",
                   s->path, holder[0] != '\0' ? holder : "(unknown)");
         return false;
     }
@@ -72,8 +76,9 @@ static bool open_env(struct store *s, const struct store_options *options, struc
         rc = mdb_env_set_maxdbs(s->env, TABLES);
     if (rc == 0)
         rc = mdb_env_set_maxreaders(s->env, options->readers_max);
-    /* NOTLS: readers belong to objects, not threads. NORDAHEAD: a backlog larger than memory is read in no order.
-     * NOMEMINIT: pages are overwritten whole. Syncing stays on: a commit is durable. */
+    /* NOTLS: readers belong to objects, not threads. NORDAHEAD: a backlog larger than memory is
+     * read in no order. NOMEMINIT: pages are overwritten whole. Syncing stays on: a commit is
+     * durable. */
     if (rc == 0)
         rc = mdb_env_open(s->env, s->path, MDB_NOTLS | MDB_NORDAHEAD | MDB_NOMEMINIT, 0600);
     if (rc != 0)
@@ -103,7 +108,9 @@ static bool open_tables(struct store *s, struct error *error)
         value = (MDB_val){sizeof format, format};
         rc = mdb_put(txn, s->meta, &key, &value, 0);
     } else if (rc == 0 && (value.mv_size != 4 || bytes_get(value.mv_data, 4) != STORE_FORMAT)) {
-        error_set(error, "the spool %s has a format this version does not know (it knows %d); run the version that wrote it",
+        error_set(error,
+                  "the spool %s has a format this version does not know (it knows %d); run the "
+                  "version that wrote it",
                   s->path, STORE_FORMAT);
         mdb_txn_abort(txn);
         return false;
@@ -125,7 +132,8 @@ static bool has_envelope(struct store *s, MDB_txn *txn, const MDB_val *part_key)
     return part_key->mv_size >= ID_KEY && mdb_get(txn, s->envelopes, &id, &value) == 0;
 }
 
-/* Removes up to ORPHANS_PER_TXN entries of `table` that no envelope owns, from the key `at` on. `*done_out` at the end. */
+/* Removes up to ORPHANS_PER_TXN entries of `table` that no envelope owns, from the key `at` on.
+ * `*done_out` at the end. */
 static int remove_orphans_once(struct store *s, MDB_dbi table, struct store_key *at, bool *done_out)
 {
     MDB_txn *txn;
@@ -146,7 +154,8 @@ static int remove_orphans_once(struct store *s, MDB_dbi table, struct store_key 
     }
     *done_out = rc == MDB_NOTFOUND;
     if (rc == 0 && key.mv_size == PART_KEY)
-        store_key_part(at, bytes_get(key.mv_data, 8), (uint32_t)bytes_get((char *)key.mv_data + 8, 4));
+        store_key_part(at, bytes_get(key.mv_data, 8),
+                       (uint32_t)bytes_get((char *)key.mv_data + 8, 4));
     if (rc != 0 && rc != MDB_NOTFOUND) {
         mdb_txn_abort(txn);
         return rc;
@@ -233,7 +242,8 @@ bool store_has_room(struct store *s)
     if (checked != 0 && now - checked < ROOM_CHECK_MS)
         return atomic_load_explicit(&s->shared.has_room, memory_order_relaxed);
     struct statvfs v;
-    bool room = statvfs(s->path, &v) == 0 && (uint64_t)v.f_bavail * v.f_frsize > s->free_floor_bytes;
+    bool room =
+        statvfs(s->path, &v) == 0 && (uint64_t)v.f_bavail * v.f_frsize > s->free_floor_bytes;
     atomic_store_explicit(&s->shared.has_room, room, memory_order_relaxed);
     atomic_store_explicit(&s->shared.room_checked_ms, now, memory_order_relaxed);
     return room;
@@ -247,7 +257,8 @@ enum store_status store_begin(struct store *s)
     return status_of(mdb_txn_begin(s->env, NULL, 0, &s->txn));
 }
 
-static enum store_status put(struct store *s, MDB_dbi table, struct store_key *key, struct slice bytes)
+static enum store_status put(struct store *s, MDB_dbi table, struct store_key *key,
+                             struct slice bytes)
 {
     MDB_val value = {bytes.len, (void *)(uintptr_t)bytes.ptr};
     return status_of(mdb_put(s->txn, table, &key->val, &value, 0));

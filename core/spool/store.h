@@ -3,13 +3,13 @@
  *   meta        "format" -> version
  *   envelopes   id -> encoded envelope (envelope.h); its presence is what makes a message accepted
  *   contents    (id, chunk number) -> up to STORE_CHUNK_BYTES of content; chunks without an
- *               envelope are left-overs of submissions that never got their 250, and are removed at open
- *   states      (id, recipient index) -> how far that recipient has got; absent = never tried
+ *               envelope are left-overs of submissions that never got their 250, and are removed at
+ * open states      (id, recipient index) -> how far that recipient has got; absent = never tried
  *
- * Writing belongs to one thread (the committer) and happens between store_begin and store_commit; what
- * was committed is durable. Reading takes a store_reader per thread; a read transaction is short, for
- * it keeps replaced pages from being used again. Keys are big-endian, so order is order of id.
- * A damaged record is reported, never trusted and never fatal to the process. */
+ * Writing belongs to one thread (the committer) and happens between store_begin and store_commit;
+ * what was committed is durable. Reading takes a store_reader per thread; a read transaction is
+ * short, for it keeps replaced pages from being used again. Keys are big-endian, so order is order
+ * of id. A damaged record is reported, never trusted and never fatal to the process. */
 #ifndef ONWARD_CORE_SPOOL_STORE_H
 #define ONWARD_CORE_SPOOL_STORE_H
 
@@ -25,7 +25,8 @@ struct store_reader;
 
 enum store_status {
     STORE_OK,
-    STORE_NO_ROOM, /* the disk, the floor of free space or the map: nothing of the batch is stored */
+    STORE_NO_ROOM, /* the disk, the floor of free space or the map: nothing of the batch is stored
+                    */
     STORE_FAILED,  /* an I/O error: final (DESIGN.md 3). Stop accepting, say so, exit */
 };
 
@@ -53,8 +54,8 @@ struct store_options {
     unsigned readers_max;
 };
 
-/* Opens or creates; takes the lock that keeps a second process out. NULL with `error` filled: in use by
- * another process (with its pid), wrong format, no rights, no room. */
+/* Opens or creates; takes the lock that keeps a second process out. NULL with `error` filled: in
+ * use by another process (with its pid), wrong format, no rights, no room. */
 struct store *store_open(const struct store_options *options, struct error *error);
 
 /* No reader and no transaction may be left. Nulls the caller's pointer. */

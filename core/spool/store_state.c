@@ -3,7 +3,8 @@
 #include "core/base/assert.h"
 #include "core/base/bytes.h"
 
-/* The record: version 1, numbers, the exchange to try first (if any), the last reply, the last exchange. */
+/* The record: version 1, numbers, the exchange to try first (if any), the last reply, the last
+ * exchange. */
 enum { VERSION = 1, HAS_TRY_FIRST = 1, DELAY_NOTICED = 2 };
 
 size_t store_state_encode(const struct store_state *s, char out[STORE_STATE_MAX])
@@ -12,7 +13,8 @@ size_t store_state_encode(const struct store_state *s, char out[STORE_STATE_MAX]
     buf_init(&b, STORE_STATE_MAX);
     bytes_append(&b, VERSION, 1);
     bytes_append(&b, s->progress, 1);
-    bytes_append(&b, (s->has_try_first ? HAS_TRY_FIRST : 0u) | (s->delay_noticed ? DELAY_NOTICED : 0u), 1);
+    bytes_append(
+        &b, (s->has_try_first ? HAS_TRY_FIRST : 0u) | (s->delay_noticed ? DELAY_NOTICED : 0u), 1);
     bytes_append(&b, s->attempts, 2);
     bytes_append(&b, s->due_wall_ms, 8);
     if (s->has_try_first) {

@@ -1,4 +1,3 @@
-/* SOURCES: smtp/client.c smtp/reply.c smtp/capability.c core/reply.c core/base/slice.c core/base/buf.c core/base/assert.c */
 /* A hostile server against the client machine, with a driver that behaves. The first byte chooses
  * policy and envelope; then each read is a byte of length, with a bit that says whether the driver
  * gets to write before it, and the bytes themselves. */

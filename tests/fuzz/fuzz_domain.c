@@ -1,7 +1,3 @@
-/* clang-format off */
-/* SOURCES: core/domain.c core/base/slice.c core/base/assert.c core/base/address.c */
-/* clang-format on */
-/* LIBS: -lidn2 */
 /* Any bytes as a domain: what is taken is in normal form, so taking it again changes nothing. */
 #include "core/domain.h"
 

@@ -1,7 +1,3 @@
-/* clang-format off */
-/* SOURCES: dns/packet.c dns/draft.c dns/route.c core/domain.c core/reply.c core/base/slice.c core/base/assert.c core/base/address.c core/base/random.c */
-/* clang-format on */
-/* LIBS: -lidn2 -lcrypto */
 /* Any bytes as a DNS answer, for each type, and the route that follows from it. The first byte
  * chooses the type. */
 #include "dns/draft.h"

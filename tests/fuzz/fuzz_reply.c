@@ -1,4 +1,3 @@
-/* SOURCES: smtp/reply.c core/reply.c core/base/slice.c core/base/assert.c */
 /* Any bytes as SMTP replies: within bounds, and the same however they are cut. The first byte
  * chooses the cuts. */
 #include "smtp/reply.h"

@@ -1,4 +1,3 @@
-/* SOURCES: smtp/stuff.c core/base/slice.c core/base/assert.c */
 /* Any content through the dot stuffing, cut anywhere and written anyhow: the same as a naive
  * encoder gives. The first bytes choose cuts and writes. */
 #include "smtp/stuff.h"

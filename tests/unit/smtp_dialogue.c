@@ -94,7 +94,7 @@ static void feed(struct play *p, struct slice input)
 /* All that the server said in a row so far. */
 static void speak(struct play *p)
 {
-    struct slice rest = buf_slice(&p->speech);
+    struct slice rest = buf_len(&p->speech) > 0 ? buf_slice(&p->speech) : SLICE_LIT("");
     while (rest.len > 0) {
         flush(p);
         struct slice part = slice_take(rest, p->piece);
@@ -128,7 +128,7 @@ static void act(struct play *p, const char *what)
 static void expect_command(struct play *p, const char *text)
 {
     flush(p);
-    struct slice wire = buf_slice(&p->wire);
+    struct slice wire = buf_len(&p->wire) > 0 ? buf_slice(&p->wire) : SLICE_LIT("");
     size_t len = slice_find(wire, '\n');
     if (len == wire.len)
         fail_at(p, "command", text, "(nothing)");

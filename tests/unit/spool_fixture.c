@@ -28,23 +28,27 @@ void remove_spool(const char *path)
 struct store *open_spool(const char *path, uint64_t map_bytes, uint64_t free_floor_bytes)
 {
     struct error error = {{0}};
-    struct store_options options = {
-        .path = path, .map_bytes = map_bytes, .free_floor_bytes = free_floor_bytes, .readers_max = 16};
+    struct store_options options = {.path = path,
+                                    .map_bytes = map_bytes,
+                                    .free_floor_bytes = free_floor_bytes,
+                                    .readers_max = 16};
     struct store *s = store_open(&options, &error);
     if (s == NULL)
         fail_msg("%s", error.text);
     return s;
 }
 
-void encode_envelope(struct buf *out, uint64_t id, uint64_t arrived_wall_ms, const char *const *recipients)
+void encode_envelope(struct buf *out, uint64_t id, uint64_t arrived_wall_ms,
+                     const char *const *recipients)
 {
     struct envelope_recipient items[64];
     uint32_t count = 0;
     for (; recipients[count] != NULL; count++) {
         struct slice address = slice_str(recipients[count]);
-        items[count] = (struct envelope_recipient){.address = address,
-                                                   .domain = slice_skip(address, slice_find(address, '@') + 1),
-                                                   .orcpt = SLICE_LIT("")};
+        items[count] =
+            (struct envelope_recipient){.address = address,
+                                        .domain = slice_skip(address, slice_find(address, '@') + 1),
+                                        .orcpt = SLICE_LIT("")};
     }
     struct envelope e = {.id = id,
                          .arrived_wall_ms = arrived_wall_ms,

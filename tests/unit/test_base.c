@@ -1,5 +1,3 @@
-/* SOURCES: core/base/slice.c core/base/buf.c core/base/assert.c core/base/address.c core/base/clock.c core/base/random.c core/base/ring.c core/base/mailbox.c core/reply.c */
-/* LIBS: -lck */
 #include "core/base/address.h"
 #include "core/base/buf.h"
 #include "core/base/clock.h"
@@ -85,7 +83,8 @@ static void addresses_read_back_as_written(void **state)
         address_format(&a, out);
         assert_string_equal(out, texts[i]);
     }
-    static const char *const bad[] = {"", ":25", "1.2.3.4", "1.2.3.4:70000", "2001:db8::1:25", "[1.2.3]:25", "a:1"};
+    static const char *const bad[] = {
+        "", ":25", "1.2.3.4", "1.2.3.4:70000", "2001:db8::1:25", "[1.2.3]:25", "a:1"};
     struct address a;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_false(address_parse(slice_str(bad[i]), &a));
@@ -290,7 +289,8 @@ static void the_ring_gives_each_job_to_one_taker(void **state)
     struct ring_job jobs[4];
     for (unsigned i = 0; i < 4; i++) {
         jobs[i] = (struct ring_job){ring, &sum, &popped, 1 + (uint64_t)i * LETTERS};
-        assert_int_equal(pthread_create(&threads[i], NULL, i < 2 ? push_numbers : pop_numbers, &jobs[i]), 0);
+        assert_int_equal(
+            pthread_create(&threads[i], NULL, i < 2 ? push_numbers : pop_numbers, &jobs[i]), 0);
     }
     for (unsigned i = 0; i < 4; i++)
         pthread_join(threads[i], NULL);

@@ -1,7 +1,3 @@
-/* clang-format off */
-/* SOURCES: dns/cache.c dns/draft.c dns/route.c dns/packet.c core/domain.c core/reply.c core/base/slice.c core/base/assert.c core/base/address.c core/base/random.c */
-/* clang-format on */
-/* LIBS: -lidn2 -lcrypto */
 #include "dns/cache.h"
 
 #include "dns/draft.h"

@@ -1,4 +1,3 @@
-/* SOURCES: smtp/capability.c core/base/slice.c */
 /* What EHLO offers: keywords, SIZE (RFC 1870), LIMITS (RFC 9422). */
 #include "smtp/capability.h"
 

@@ -1,4 +1,3 @@
-/* SOURCES: tests/unit/smtp_dialogue.c smtp/client.c smtp/reply.c smtp/capability.c core/reply.c core/base/slice.c core/base/buf.c core/base/assert.c */
 /* The client machine from greeting to READY, its ends, and what a server may say out of turn. */
 #include "tests/unit/smtp_dialogue.h"
 

@@ -1,4 +1,3 @@
-/* SOURCES: tests/unit/smtp_dialogue.c smtp/client.c smtp/reply.c smtp/capability.c core/reply.c core/base/slice.c core/base/buf.c core/base/assert.c */
 /* The client machine's transactions: pipelined and not, partial, refused, cut short; and what an
  * envelope turns into on the wire. */
 #include "tests/unit/smtp_dialogue.h"

@@ -1,7 +1,3 @@
-/* clang-format off */
-/* SOURCES: core/domain.c core/base/slice.c core/base/assert.c core/base/address.c */
-/* clang-format on */
-/* LIBS: -lidn2 */
 #include "core/domain.h"
 
 #include <setjmp.h>

@@ -1,4 +1,3 @@
-/* SOURCES: core/spool/envelope.c core/base/buf.c core/base/slice.c core/base/assert.c */
 #include "core/spool/envelope.h"
 
 #include <stdarg.h>
@@ -10,10 +9,13 @@ static struct envelope_recipient recipients[3];
 
 static struct envelope sample(void)
 {
-    recipients[0] = (struct envelope_recipient){SLICE_LIT("a@one.example"), SLICE_LIT("one.example"), SLICE_LIT(""), 0};
-    recipients[1] = (struct envelope_recipient){SLICE_LIT("b@[192.0.2.1]"), SLICE_LIT("[192.0.2.1]"),
-                                                SLICE_LIT("rfc822;b+2Bx@two"), NOTIFY_SUCCESS | NOTIFY_DELAY};
-    recipients[2] = (struct envelope_recipient){SLICE_LIT("c@one.example"), SLICE_LIT("one.example"), SLICE_LIT(""), NOTIFY_NEVER};
+    recipients[0] = (struct envelope_recipient){SLICE_LIT("a@one.example"),
+                                                SLICE_LIT("one.example"), SLICE_LIT(""), 0};
+    recipients[1] =
+        (struct envelope_recipient){SLICE_LIT("b@[192.0.2.1]"), SLICE_LIT("[192.0.2.1]"),
+                                    SLICE_LIT("rfc822;b+2Bx@two"), NOTIFY_SUCCESS | NOTIFY_DELAY};
+    recipients[2] = (struct envelope_recipient){
+        SLICE_LIT("c@one.example"), SLICE_LIT("one.example"), SLICE_LIT(""), NOTIFY_NEVER};
     return (struct envelope){.id = 0x1234567890abcdef,
                              .arrived_wall_ms = 1700000000123,
                              .size_bytes = 10240,
@@ -71,7 +73,8 @@ static void what_was_encoded_is_decoded(void **state)
     buf_fini(&out);
 }
 
-/* Every prefix in a buffer of its own exact size, so that a sanitizer sees the first byte read too many. */
+/* Every prefix in a buffer of its own exact size, so that a sanitizer sees the first byte read too
+ * many. */
 static void no_truncation_is_taken_for_a_whole_record(void **state)
 {
     (void)state;
@@ -107,7 +110,8 @@ static void no_flipped_byte_leads_out_of_the_record(void **state)
                 continue;
             for (uint32_t k = 0; k < 4; k++)
                 if (envelope_decode_recipient(slice_of(copy, len), k, &r))
-                    assert_true(r.address.ptr >= copy && r.address.ptr + r.address.len <= copy + len);
+                    assert_true(r.address.ptr >= copy &&
+                                r.address.ptr + r.address.len <= copy + len);
         }
     free(copy);
     buf_fini(&out);
@@ -133,7 +137,8 @@ static void ids_read_back_and_nothing_else_does(void **state)
     envelope_id_format(0x00ab, text);
     assert_string_equal(text, "00000000000000ab");
     assert_true(envelope_id_parse(slice_str(text), &id) && id == 0xab);
-    static const char *const bad[] = {"", "ab", "00000000000000AB", "00000000000000a ", "00000000000000abc"};
+    static const char *const bad[] = {"", "ab", "00000000000000AB", "00000000000000a ",
+                                      "00000000000000abc"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_false(envelope_id_parse(slice_str(bad[i]), &id));
 }

@@ -1,6 +1,3 @@
-/* clang-format off */
-/* SOURCES: dns/event_base.c core/base/assert.c core/base/clock.c core/base/timer.c */
-/* clang-format on */
 /* The event base as libunbound uses it: by its method tables. */
 #include "dns/event_base.h"
 

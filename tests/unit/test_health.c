@@ -1,6 +1,3 @@
-/* clang-format off */
-/* SOURCES: core/health.c core/base/address.c core/base/slice.c core/base/assert.c core/base/random.c */
-/* clang-format on */
 /* Every edge of the drawing in health.h, and what concurrent sessions may do to an entry. */
 #include "core/health.h"
 

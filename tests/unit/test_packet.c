@@ -1,7 +1,3 @@
-/* clang-format off */
-/* SOURCES: dns/packet.c core/domain.c core/base/slice.c core/base/assert.c core/base/address.c */
-/* clang-format on */
-/* LIBS: -lidn2 */
 #include "dns/packet.h"
 
 #include "tests/unit/packet_writer.h"
@@ -224,7 +220,7 @@ static void endless_cname_chains_fail(void **state)
     assert_int_equal(packet_open(&p, written(&w), PACKET_A), ANSWER_FAILED);
     begin_answer(&w, WRITER_NOERROR, "n0", PACKET_A, 31, 0);
     for (int i = 0; i < 30; i++) {
-        char from[8], to[8];
+        char from[16], to[16];
         (void)snprintf(from, sizeof from, "n%d", i);
         (void)snprintf(to, sizeof to, "n%d", i + 1);
         put_cname(&w, from, 50, to);

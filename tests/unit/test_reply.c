@@ -1,4 +1,3 @@
-/* SOURCES: smtp/reply.c core/reply.c core/base/slice.c core/base/assert.c */
 /* The reply parser (RFC 5321 4.2), at every split of its input. */
 #include "smtp/reply.h"
 

@@ -1,7 +1,3 @@
-/* clang-format off */
-/* SOURCES: dns/draft.c dns/route.c dns/packet.c core/domain.c core/reply.c core/base/slice.c core/base/assert.c core/base/address.c core/base/random.c */
-/* clang-format on */
-/* LIBS: -lidn2 -lcrypto */
 /* From DNS answers to a route, and from a route to the order of an attempt. */
 #include "dns/draft.h"
 

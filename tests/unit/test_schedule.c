@@ -1,5 +1,3 @@
-/* SOURCES: tests/unit/spool_fixture.c core/queue/schedule.c core/queue/domain_table.c core/queue/destination.c core/spool/envelope.c core/spool/store.c core/spool/store_read.c core/spool/store_state.c core/base/buf.c core/base/slice.c core/base/assert.c core/base/clock.c core/base/error.c core/base/random.c core/base/ring.c core/base/timer.c core/base/address.c core/reply.c */
-/* LIBS: -llmdb -lck */
 #include "core/queue/destination.h"
 #include "core/queue/schedule.h"
 #include "tests/unit/spool_fixture.h"
@@ -10,7 +8,8 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
-/* A schedule on virtual time: `now` counts from 0 on the monotonic clock and from `WALL` on the other. */
+/* A schedule on virtual time: `now` counts from 0 on the monotonic clock and from `WALL` on the
+ * other. */
 enum { MINUTE = 60000, HOUR = 60 * MINUTE, DAY = 24 * HOUR };
 static const uint64_t WALL = 1700000000000;
 
@@ -32,13 +31,15 @@ static struct world *create(unsigned ring_slots)
     struct world *w = calloc(1, sizeof *w);
     w->ring = ring_create(ring_slots);
     w->destinations = destination_table_create();
-    struct schedule_options options = {
-        .policy = {.retry_first_ms = 5 * MINUTE, .retry_max_ms = 4 * HOUR, .age_limit_ms = 5ull * DAY, .jitter_percent = 0},
-        .ring = w->ring,
-        .destinations = w->destinations,
-        .on_pushed = on_pushed,
-        .context = w,
-        .random_seed = 1};
+    struct schedule_options options = {.policy = {.retry_first_ms = 5 * MINUTE,
+                                                  .retry_max_ms = 4 * HOUR,
+                                                  .age_limit_ms = 5ull * DAY,
+                                                  .jitter_percent = 0},
+                                       .ring = w->ring,
+                                       .destinations = w->destinations,
+                                       .on_pushed = on_pushed,
+                                       .context = w,
+                                       .random_seed = 1};
     w->schedule = schedule_create(&options, 0, WALL);
     return w;
 }
@@ -60,7 +61,8 @@ static int run(struct world *w, uint64_t now)
 }
 
 static void add_with(struct world *w, uint64_t id, const char *const *recipients,
-                     bool (*state_of)(void *, uint64_t, uint32_t, struct store_state *), void *context)
+                     bool (*state_of)(void *, uint64_t, uint32_t, struct store_state *),
+                     void *context)
 {
     struct buf record;
     buf_init(&record, ENVELOPE_ENCODED_MAX);
@@ -87,8 +89,9 @@ static uint64_t end(struct world *w, struct delivery *d, const char *verdicts)
                                                      : verdicts[i] == 'B' ? OUTCOME_BOUNCED
                                                                           : OUTCOME_DEFERRED,
                                           .reply = &reply};
-    struct commit_op op = {.kind = COMMIT_OUTCOME,
-                           .u.outcome = {.delivery = d, .recipients = r, .recipient_count = d->recipient_count}};
+    struct commit_op op = {
+        .kind = COMMIT_OUTCOME,
+        .u.outcome = {.delivery = d, .recipients = r, .recipient_count = d->recipient_count}};
     schedule_plan_outcome(w->schedule, &op, WALL + w->now);
     schedule_apply_outcome(w->schedule, &op);
     return op.u.outcome.left_in_message;
@@ -316,7 +319,9 @@ static void a_restart_takes_up_where_it_stopped(void **state)
 {
     (void)state;
     struct world *w = create(64);
-    add_with(w, 1, TO("done@x.example", "a@x.example", "b@x.example", "held@x.example", "new@x.example"), stored, NULL);
+    add_with(w, 1,
+             TO("done@x.example", "a@x.example", "b@x.example", "held@x.example", "new@x.example"),
+             stored, NULL);
     assert_int_equal(schedule_recipients(w->schedule), 4);
     (void)run(w, 0);
     struct delivery *fresh = ring_pop(w->ring);
@@ -367,7 +372,8 @@ static void a_million_recipients_take_under_300_bytes_each(void **state)
     assert_non_null(f);
     assert_int_equal(fscanf(f, "%*s %zu", &pages_after), 1);
     (void)fclose(f);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* their allocators pad each block */
+#if !defined(__SANITIZE_ADDRESS__) &&                                                              \
+    !defined(__SANITIZE_THREAD__) /* their allocators pad each block */
     assert_true((pages_after - pages_before) * 4096 / COUNT < 300);
 #endif
     assert_int_equal(schedule_recipients(w->schedule), COUNT);

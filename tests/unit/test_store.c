@@ -1,5 +1,3 @@
-/* SOURCES: tests/unit/spool_fixture.c core/spool/store.c core/spool/store_read.c core/spool/store_state.c core/spool/envelope.c core/base/buf.c core/base/slice.c core/base/assert.c core/base/clock.c core/base/error.c core/base/address.c core/reply.c */
-/* LIBS: -llmdb */
 #include "core/spool/store_priv.h"
 #include "tests/unit/spool_fixture.h"
 
@@ -88,7 +86,8 @@ static void removing_takes_all_parts_of_one_message_and_of_no_other(void **state
         put_whole(s, id, "c0");
     assert_int_equal(store_begin(s), STORE_OK);
     for (uint32_t chunk = 1; chunk < 400; chunk++) /* over many pages */
-        assert_int_equal(store_put_chunk(s, 2, chunk, SLICE_LIT("more and more and more")), STORE_OK);
+        assert_int_equal(store_put_chunk(s, 2, chunk, SLICE_LIT("more and more and more")),
+                         STORE_OK);
     for (uint32_t i = 0; i < 300; i++)
         assert_int_equal(store_put_state(s, 2, i, &st), STORE_OK);
     assert_int_equal(store_put_state(s, 3, 0, &st), STORE_OK);

@@ -1,4 +1,3 @@
-/* SOURCES: smtp/stuff.c core/base/slice.c */
 /* Dot stuffing (RFC 5321 4.5.2) against an encoder that is too simple to be wrong, for every
  * content of a few symbols, at every split of content and of writes. */
 #include "smtp/stuff.h"

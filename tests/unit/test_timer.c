@@ -1,4 +1,3 @@
-/* SOURCES: core/base/timer.c core/base/assert.c core/base/random.c */
 #include "core/base/random.h"
 #include "core/base/timer.h"
 

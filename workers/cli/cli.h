@@ -1,5 +1,5 @@
-/* The command line: one function per command, each `int cmd_x(int argc, char **argv)`, argv[0] being the command's own
- * name; they return an exit status (sysexits). */
+/* The command line: one function per command, each `int cmd_x(int argc, char **argv)`, argv[0]
+ * being the command's own name; they return an exit status (sysexits). */
 #ifndef ONWARD_WORKERS_CLI_CLI_H
 #define ONWARD_WORKERS_CLI_CLI_H
 
@@ -23,8 +23,8 @@ int cmd_health(int argc, char **argv);
 int cmd_route(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 
-/* Takes "-c FILE", "--config FILE" and "--json" out of argv wherever they stand; the rest moves up. False, having said so,
- * where an option lacks its value. */
+/* Takes "-c FILE", "--config FILE" and "--json" out of argv wherever they stand; the rest moves up.
+ * False, having said so, where an option lacks its value. */
 bool cli_take_options(int *argc, char **argv, struct cli_options *out);
 
 /* "onward: ..." on standard error; returns `status`. */
@@ -32,18 +32,19 @@ int cli_fail(int status, const char *format, ...) __attribute__((format(printf, 
 
 /* ---- the running relay (client.c) ---- */
 
-/* Sends `request` (taken over) to the relay of the configuration and hands each line of the answer to `on_line`; the last one,
- * which has "done", too. Returns 0, or an exit status, having said why. */
-int cli_ask(const struct cli_options *options, json_t *request, void (*on_line)(void *context, const json_t *line),
-            void *context);
+/* Sends `request` (taken over) to the relay of the configuration and hands each line of the answer
+ * to `on_line`; the last one, which has "done", too. Returns 0, or an exit status, having said why.
+ */
+int cli_ask(const struct cli_options *options, json_t *request,
+            void (*on_line)(void *context, const json_t *line), void *context);
 
 /* ---- tables for people (table.c) ---- */
 
 struct table;
 
-struct table *table_create(const char *const *headings); /* NULL-terminated */
+struct table *table_create(const char *const *headings);   /* NULL-terminated */
 void table_add(struct table *t, const char *const *cells); /* as many; NULL is "-" */
-void table_print(struct table *t);                       /* aligned; nothing where no row was added */
+void table_print(struct table *t); /* aligned; nothing where no row was added */
 void table_destroy(struct table **t);
 
 /* Strings of a JSON object for cells; "" where missing. */

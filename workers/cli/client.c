@@ -21,7 +21,8 @@ static FILE *connect_to(const char *path)
         return NULL;
     memcpy(address.sun_path, path, strlen(path) + 1);
     (void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait);
-    FILE *stream = connect(fd, (struct sockaddr *)&address, sizeof address) == 0 ? fdopen(fd, "r+") : NULL;
+    FILE *stream =
+        connect(fd, (struct sockaddr *)&address, sizeof address) == 0 ? fdopen(fd, "r+") : NULL;
     if (stream == NULL) {
         int error = errno;
         (void)close(fd);
@@ -31,7 +32,8 @@ static FILE *connect_to(const char *path)
 }
 
 /* Reads lines until the last one. Returns 0 or an exit status. */
-static int read_answer(FILE *stream, void (*on_line)(void *context, const json_t *line), void *context)
+static int read_answer(FILE *stream, void (*on_line)(void *context, const json_t *line),
+                       void *context)
 {
     char *text = NULL;
     size_t size = 0;
@@ -54,8 +56,8 @@ static int read_answer(FILE *stream, void (*on_line)(void *context, const json_t
     return status >= 0 ? status : cli_fail(EX_TEMPFAIL, "the relay did not finish its answer");
 }
 
-int cli_ask(const struct cli_options *options, json_t *request, void (*on_line)(void *context, const json_t *line),
-            void *context)
+int cli_ask(const struct cli_options *options, json_t *request,
+            void (*on_line)(void *context, const json_t *line), void *context)
 {
     struct error error = {{0}};
     struct config *config = config_load(options->config_path, &error);
@@ -66,12 +68,16 @@ int cli_ask(const struct cli_options *options, json_t *request, void (*on_line)(
     FILE *stream = connect_to(config->control.socket);
     int status;
     if (stream == NULL) {
-        status = errno == EACCES
-                     ? cli_fail(EX_NOPERM, "no right to use %s; run this as the relay's user or as root", config->control.socket)
-                     : cli_fail(EX_UNAVAILABLE, "no relay answers on %s (%s); start it with `onward serve -c %s`",
-                                config->control.socket, strerror(errno), options->config_path);
+        status =
+            errno == EACCES
+                ? cli_fail(EX_NOPERM, "no right to use %s; run this as the relay's user or as root",
+                           config->control.socket)
+                : cli_fail(EX_UNAVAILABLE,
+                           "no relay answers on %s (%s); start it with `onward serve -c %s`",
+                           config->control.socket, strerror(errno), options->config_path);
     } else {
-        status = json_dumpf(request, stream, JSON_COMPACT) == 0 && fputc('\n', stream) != EOF && fflush(stream) == 0
+        status = json_dumpf(request, stream, JSON_COMPACT) == 0 && fputc('\n', stream) != EOF &&
+                         fflush(stream) == 0
                      ? read_answer(stream, on_line, context)
                      : cli_fail(EX_IOERR, "the relay hung up");
         (void)fclose(stream);

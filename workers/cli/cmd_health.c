@@ -37,7 +37,8 @@ static const char *number(char *out, size_t size, const json_t *line, const char
     return out;
 }
 
-static const char *duration(char *out, size_t size, const char *before, const json_t *line, const char *key)
+static const char *duration(char *out, size_t size, const char *before, const json_t *line,
+                            const char *key)
 {
     const json_t *value = json_object_get(line, key);
     if (value == NULL)
@@ -56,7 +57,9 @@ static void on_host(void *context, const json_t *line)
                            cli_text(line, "state"),
                            duration(text[0], 40, "", line, "since_ms"),
                            number(text[1], 40, line, "strikes"),
-                           json_is_true(json_object_get(line, "probing")) ? "probing now" : duration(text[2], 40, "in ", line, "again_ms"),
+                           json_is_true(json_object_get(line, "probing"))
+                               ? "probing now"
+                               : duration(text[2], 40, "in ", line, "again_ms"),
                            number(text[3], 40, line, "sessions"),
                            number(text[4], 40, line, "connect_ms"),
                            number(text[5], 40, line, "greeting_ms"),
@@ -68,8 +71,9 @@ static void on_host(void *context, const json_t *line)
 
 static int list(const struct cli_options *options)
 {
-    static const char *const headings[] = {"ADDRESS", "STATE", "SINCE", "STRIKES", "NEXT TRY", "SESSIONS", "CONNECT ms",
-                                           "GREETING ms", "EHLO ms", "TLS BROKEN", NULL};
+    static const char *const headings[] = {"ADDRESS",  "STATE",      "SINCE",      "STRIKES",
+                                           "NEXT TRY", "SESSIONS",   "CONNECT ms", "GREETING ms",
+                                           "EHLO ms",  "TLS BROKEN", NULL};
     struct output o = {.table = options->json ? NULL : table_create(headings)};
     int status = cli_ask(options, json_pack("{s:s}", "op", "health.list"), on_host, &o);
     table_print(o.table);
@@ -92,14 +96,17 @@ int cmd_health(int argc, char **argv)
     if (argc == 1 || (argc == 2 && strcmp(argv[1], "list") == 0))
         return list(&options);
     bool demote = strcmp(argv[1], "demote") == 0, clear = strcmp(argv[1], "clear") == 0;
-    bool timed = demote && argc == 5 && strcmp(argv[3], "--for") == 0 && units_parse_duration(slice_str(argv[4]), &ms);
+    bool timed = demote && argc == 5 && strcmp(argv[3], "--for") == 0 &&
+                 units_parse_duration(slice_str(argv[4]), &ms);
     if (!(argc == 3 && (demote || clear)) && !timed)
-        return cli_fail(EX_USAGE, "usage: onward health [list | demote ADDRESS [--for 10m] | clear ADDRESS]");
-    json_t *request = json_pack("{s:s,s:s,s:I}", "op", demote ? "health.demote" : "health.clear", "address", argv[2], "duration_ms",
-                                (json_int_t)ms);
+        return cli_fail(EX_USAGE,
+                        "usage: onward health [list | demote ADDRESS [--for 10m] | clear ADDRESS]");
+    json_t *request = json_pack("{s:s,s:s,s:I}", "op", demote ? "health.demote" : "health.clear",
+                                "address", argv[2], "duration_ms", (json_int_t)ms);
     int status = cli_ask(&options, request, on_done, NULL);
     if (status == 0 && !options.json)
-        (void)printf("%s: %s\n", argv[2], demote ? "demoted; it is tried last" : "forgotten; it is tried in its turn");
+        (void)printf("%s: %s\n", argv[2],
+                     demote ? "demoted; it is tried last" : "forgotten; it is tried in its turn");
     return status;
 }
 
@@ -111,9 +118,15 @@ static void on_target(void *context, const json_t *line)
     char text[4][40];
     if (!take_line(o, line))
         return;
-    const char *cells[] = {number(text[0], 40, line, "order"), number(text[1], 40, line, "preference"), cli_text(line, "exchange"),
-                           cli_text(line, "address"), number(text[2], 40, line, "ttl_s"), cli_text(line, "health"),
-                           duration(text[3], 40, "in ", line, "again_ms"), cli_text(line, "why"), NULL};
+    const char *cells[] = {number(text[0], 40, line, "order"),
+                           number(text[1], 40, line, "preference"),
+                           cli_text(line, "exchange"),
+                           cli_text(line, "address"),
+                           number(text[2], 40, line, "ttl_s"),
+                           cli_text(line, "health"),
+                           duration(text[3], 40, "in ", line, "again_ms"),
+                           cli_text(line, "why"),
+                           NULL};
     table_add(o->table, cells);
 }
 
@@ -121,16 +134,20 @@ static void print_route_end(const json_t *last)
 {
     const json_t *failure = json_object_get(last, "failure");
     if (failure != NULL)
-        (void)printf("No route to %s: %s %s\n", cli_text(last, "domain"), cli_text(failure, "status"), cli_text(failure, "text"));
+        (void)printf("No route to %s: %s %s\n", cli_text(last, "domain"),
+                     cli_text(failure, "status"), cli_text(failure, "text"));
     else
         (void)printf("Route by %s%s%s.\n", cli_text(last, "kind"),
                      json_is_true(json_object_get(last, "secure")) ? ", DNSSEC-validated" : "",
-                     json_is_true(json_object_get(last, "own_host_cut")) ? "; this relay itself was cut from it" : "");
+                     json_is_true(json_object_get(last, "own_host_cut"))
+                         ? "; this relay itself was cut from it"
+                         : "");
 }
 
 int cmd_route(int argc, char **argv)
 {
-    static const char *const headings[] = {"ORDER", "PREF", "EXCHANGE", "ADDRESS", "TTL s", "HEALTH", "AGAIN", "WHY", NULL};
+    static const char *const headings[] = {"ORDER",  "PREF",  "EXCHANGE", "ADDRESS", "TTL s",
+                                           "HEALTH", "AGAIN", "WHY",      NULL};
     struct cli_options options;
     if (!cli_take_options(&argc, argv, &options))
         return EX_USAGE;
@@ -138,7 +155,8 @@ int cmd_route(int argc, char **argv)
     if (argc != 2 && !fresh)
         return cli_fail(EX_USAGE, "usage: onward route [--fresh] DOMAIN");
     struct output o = {.table = options.json ? NULL : table_create(headings)};
-    json_t *request = json_pack("{s:s,s:s,s:b}", "op", "route", "domain", argv[argc - 1], "fresh", fresh);
+    json_t *request =
+        json_pack("{s:s,s:s,s:b}", "op", "route", "domain", argv[argc - 1], "fresh", fresh);
     int status = cli_ask(&options, request, on_target, &o);
     table_print(o.table);
     if (status == 0 && options.json)
@@ -159,8 +177,8 @@ static void print_section(const char *name, const json_t *section)
     const char *key;
     json_t *value;
     (void)printf("%s\n", name);
-    json_object_foreach((json_t *)(uintptr_t)section, key, value)
-        (void)printf("  %-24s %lld\n", key, (long long)json_integer_value(value));
+    json_object_foreach((json_t *)(uintptr_t)section, key, value)(void)
+        printf("  %-24s %lld\n", key, (long long)json_integer_value(value));
 }
 
 static void on_status(void *context, const json_t *line)
@@ -172,11 +190,11 @@ static void on_status(void *context, const json_t *line)
         print_json(line);
         return;
     }
-    json_object_foreach((json_t *)(uintptr_t)line, key, value)
-        if (json_is_object(value))
-            print_section(key, value);
+    json_object_foreach((json_t *)(uintptr_t)line, key, value) if (json_is_object(value))
+        print_section(key, value);
     if (!json_is_true(json_object_get(line, "has_room")))
-        (void)printf("The spool's disk has less free room than spool.free_floor: new mail gets 452.\n");
+        (void)printf(
+            "The spool's disk has less free room than spool.free_floor: new mail gets 452.\n");
     if (json_is_true(json_object_get(line, "draining")))
         (void)printf("Draining: no new mail is taken.\n");
 }

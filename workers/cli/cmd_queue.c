@@ -11,7 +11,7 @@
 struct listing {
     struct table *table; /* NULL: lines are printed as JSON */
     json_int_t count;
-    char after[32];      /* the relay has more behind this id; "" = that was all */
+    char after[32]; /* the relay has more behind this id; "" = that was all */
     bool with_content;
 };
 
@@ -25,13 +25,23 @@ static void add_row(struct listing *l, const json_t *line)
     else if (next_ms != NULL)
         (void)snprintf(next, sizeof next, "now");
     units_format_size((uint64_t)json_integer_value(json_object_get(line, "bytes")), size);
-    (void)snprintf(attempts, sizeof attempts, "%d", (int)json_integer_value(json_object_get(line, "attempts")));
+    (void)snprintf(attempts, sizeof attempts, "%d",
+                   (int)json_integer_value(json_object_get(line, "attempts")));
     const json_t *last = json_object_get(line, "last");
     if (last != NULL)
-        (void)snprintf(reply, sizeof reply, "%.8s %.200s", cli_text(last, "status"), cli_text(last, "text"));
+        (void)snprintf(reply, sizeof reply, "%.8s %.200s", cli_text(last, "status"),
+                       cli_text(last, "text"));
     const char *sender = cli_text(line, "sender");
-    const char *cells[] = {cli_text(line, "id"), age, size, cli_text(line, "state"), attempts, next,
-                           sender[0] != '\0' ? sender : "<>", cli_text(line, "recipient"), reply, NULL};
+    const char *cells[] = {cli_text(line, "id"),
+                           age,
+                           size,
+                           cli_text(line, "state"),
+                           attempts,
+                           next,
+                           sender[0] != '\0' ? sender : "<>",
+                           cli_text(line, "recipient"),
+                           reply,
+                           NULL};
     table_add(l->table, cells);
 }
 
@@ -51,7 +61,8 @@ static void on_list_line(void *context, const json_t *line)
     (void)fputc('\n', stdout);
 }
 
-static const char *const headings[] = {"ID", "AGE", "SIZE", "STATE", "TRIED", "NEXT", "SENDER", "RECIPIENT", "LAST REPLY", NULL};
+static const char *const headings[] = {"ID",   "AGE",    "SIZE",      "STATE",      "TRIED",
+                                       "NEXT", "SENDER", "RECIPIENT", "LAST REPLY", NULL};
 
 static int list(const struct cli_options *options, int argc, char **argv)
 {
@@ -62,15 +73,18 @@ static int list(const struct cli_options *options, int argc, char **argv)
             domain = argv[++i];
         else if (i + 1 < argc && strcmp(argv[i], "--state") == 0)
             state = argv[++i];
-        else if (i + 1 < argc && strcmp(argv[i], "--older") == 0 && units_parse_duration(slice_str(argv[i + 1]), &older))
+        else if (i + 1 < argc && strcmp(argv[i], "--older") == 0 &&
+                 units_parse_duration(slice_str(argv[i + 1]), &older))
             i++;
         else
-            return cli_fail(EX_USAGE, "usage: onward queue list [--domain D] [--state active|deferred|held] [--older 1h]");
+            return cli_fail(EX_USAGE, "usage: onward queue list [--domain D] [--state "
+                                      "active|deferred|held] [--older 1h]");
     }
     struct listing l = {.table = options->json ? NULL : table_create(headings)};
     int status;
     do { /* page by page: the relay answers each quickly, however long the queue is */
-        json_t *request = json_pack("{s:s,s:I,s:s}", "op", "queue.list", "older_than_ms", (json_int_t)older, "after", l.after);
+        json_t *request = json_pack("{s:s,s:I,s:s}", "op", "queue.list", "older_than_ms",
+                                    (json_int_t)older, "after", l.after);
         if (domain != NULL)
             (void)json_object_set_new(request, "domain", json_string(domain));
         if (state != NULL)
@@ -79,7 +93,9 @@ static int list(const struct cli_options *options, int argc, char **argv)
     } while (status == 0 && l.after[0] != '\0');
     table_print(l.table);
     if (status == 0 && !options->json)
-        (void)printf(l.count == 0 ? "The queue holds nothing that matches.\n" : "%lld recipients.\n", (long long)l.count);
+        (void)printf(l.count == 0 ? "The queue holds nothing that matches.\n"
+                                  : "%lld recipients.\n",
+                     (long long)l.count);
     table_destroy(&l.table);
     return status;
 }
@@ -108,8 +124,10 @@ static int show(const struct cli_options *options, int argc, char **argv)
     bool content = argc == 3 && strcmp(argv[2], "--content") == 0;
     if (argc != 2 && !content)
         return cli_fail(EX_USAGE, "usage: onward queue show ID [--content]");
-    struct listing l = {.table = options->json ? NULL : table_create(headings), .with_content = content};
-    json_t *request = json_pack("{s:s,s:s,s:b}", "op", "queue.show", "id", argv[1], "content", content);
+    struct listing l = {.table = options->json ? NULL : table_create(headings),
+                        .with_content = content};
+    json_t *request =
+        json_pack("{s:s,s:s,s:b}", "op", "queue.show", "id", argv[1], "content", content);
     int status = cli_ask(options, request, on_show_line, &l);
     table_destroy(&l.table);
     return status;
@@ -120,7 +138,8 @@ static void on_edited(void *context, const json_t *line)
     *(json_int_t *)context += json_integer_value(json_object_get(line, "matched"));
 }
 
-static int edit_one(const struct cli_options *options, const char *verb, const char *key, json_t *value, json_int_t *matched)
+static int edit_one(const struct cli_options *options, const char *verb, const char *key,
+                    json_t *value, json_int_t *matched)
 {
     char op[32];
     (void)snprintf(op, sizeof op, "queue.%s", verb);
@@ -145,7 +164,8 @@ static int edit(const struct cli_options *options, int argc, char **argv)
     if (options->json)
         (void)printf("{\"matched\":%lld}\n", (long long)matched);
     else
-        (void)printf("%s: %lld recipient%s\n", argv[0], (long long)matched, matched == 1 ? "" : "s");
+        (void)printf("%s: %lld recipient%s\n", argv[0], (long long)matched,
+                     matched == 1 ? "" : "s");
     return matched > 0 ? 0 : cli_fail(EX_DATAERR, "nothing in the queue matches");
 }
 
@@ -164,5 +184,7 @@ int cmd_queue(int argc, char **argv)
     for (size_t i = 0; i < sizeof edits / sizeof *edits; i++)
         if (strcmp(argv[1], edits[i]) == 0)
             return edit(&options, argc - 1, argv + 1);
-    return cli_fail(EX_USAGE, "unknown: queue %s; there are list, show, retry, hold, release and bounce", argv[1]);
+    return cli_fail(EX_USAGE,
+                    "unknown: queue %s; there are list, show, retry, hold, release and bounce",
+                    argv[1]);
 }

@@ -19,12 +19,12 @@ enum { RECIPIENTS_MAX = 10000, WAIT_S = 300, MESSAGE_BYTES_MAX = 1 << 30 };
 /* What the command line asked for. */
 struct request {
     struct cli_options options;
-    const char *server;     /* "host:port", or NULL: the configuration's first listener */
-    const char *sender;     /* NULL: user@hostname */
+    const char *server; /* "host:port", or NULL: the configuration's first listener */
+    const char *sender; /* NULL: user@hostname */
     const char *full_name;
     const char *notify, *ret, *envid;
-    bool from_header;       /* -t */
-    bool dots_end;          /* a line with a single dot ends the message (without -i) */
+    bool from_header; /* -t */
+    bool dots_end;    /* a line with a single dot ends the message (without -i) */
     bool body_8bit;
     struct mail_addresses recipients;
 };
@@ -117,7 +117,8 @@ static unsigned read_reply(struct dialogue *d)
     for (int c; (c = fgetc(d->stream)) != EOF;) {
         char byte = (char)c;
         size_t used;
-        enum smtp_reply_status status = smtp_reply_feed(parser, slice_of(&byte, 1), &used, NULL, NULL);
+        enum smtp_reply_status status =
+            smtp_reply_feed(parser, slice_of(&byte, 1), &used, NULL, NULL);
         if (status == SMTP_REPLY_MORE)
             continue;
         if (status == SMTP_REPLY_COMPLETE) {
@@ -131,11 +132,13 @@ static unsigned read_reply(struct dialogue *d)
 }
 
 /* Sends a line and reads its reply; true where it is of the class expected. */
-static bool __attribute__((format(printf, 3, 4))) say(struct dialogue *d, unsigned class, const char *format, ...)
+static bool __attribute__((format(printf, 3, 4)))
+say(struct dialogue *d, unsigned class, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    bool ok = vfprintf(d->stream, format, args) >= 0 && fputs("\r\n", d->stream) != EOF && fflush(d->stream) == 0;
+    bool ok = vfprintf(d->stream, format, args) >= 0 && fputs("\r\n", d->stream) != EOF &&
+              fflush(d->stream) == 0;
     va_end(args);
     unsigned code = ok ? read_reply(d) : 0;
     return code / 100 == class;
@@ -145,7 +148,8 @@ static int status_of(const struct dialogue *d)
 {
     if (d->last[0] == '\0')
         return cli_fail(EX_TEMPFAIL, "the relay broke off; nothing was accepted, try again");
-    return cli_fail(d->last[0] == '4' ? EX_TEMPFAIL : EX_UNAVAILABLE, "the relay refused: %s", d->last);
+    return cli_fail(d->last[0] == '4' ? EX_TEMPFAIL : EX_UNAVAILABLE, "the relay refused: %s",
+                    d->last);
 }
 
 static bool send_content(struct dialogue *d, struct slice content)
@@ -163,18 +167,20 @@ static bool send_content(struct dialogue *d, struct slice content)
     return true;
 }
 
-static int submit(struct dialogue *d, const struct request *r, const char *sender, struct slice content)
+static int submit(struct dialogue *d, const struct request *r, const char *sender,
+                  struct slice content)
 {
     char host[256] = "localhost";
     (void)gethostname(host, sizeof host - 1);
     if (read_reply(d) != 220 || !say(d, 2, "EHLO %s", host))
         return status_of(d);
-    if (!say(d, 2, "MAIL FROM:<%s>%s%s%s%s%s", sender, r->body_8bit ? " BODY=8BITMIME" : "", r->ret != NULL ? " RET=" : "",
-             r->ret != NULL ? r->ret : "", r->envid != NULL ? " ENVID=" : "", r->envid != NULL ? r->envid : ""))
+    if (!say(d, 2, "MAIL FROM:<%s>%s%s%s%s%s", sender, r->body_8bit ? " BODY=8BITMIME" : "",
+             r->ret != NULL ? " RET=" : "", r->ret != NULL ? r->ret : "",
+             r->envid != NULL ? " ENVID=" : "", r->envid != NULL ? r->envid : ""))
         return status_of(d);
     for (size_t i = 0; i < r->recipients.count; i++)
-        if (!say(d, 2, "RCPT TO:<%s>%s%s", r->recipients.items[i], r->notify != NULL ? " NOTIFY=" : "",
-                 r->notify != NULL ? r->notify : ""))
+        if (!say(d, 2, "RCPT TO:<%s>%s%s", r->recipients.items[i],
+                 r->notify != NULL ? " NOTIFY=" : "", r->notify != NULL ? r->notify : ""))
             return status_of(d);
     if (!say(d, 3, "DATA") || !send_content(d, content) || !say(d, 2, "."))
         return status_of(d);
@@ -182,9 +188,11 @@ static int submit(struct dialogue *d, const struct request *r, const char *sende
     return 0;
 }
 
-static FILE *connect_to(const struct request *r, const struct config *config, char *where, size_t size)
+static FILE *connect_to(const struct request *r, const struct config *config, char *where,
+                        size_t size)
 {
-    struct address a = config != NULL ? config->submission.listeners[0].address : (struct address){0};
+    struct address a =
+        config != NULL ? config->submission.listeners[0].address : (struct address){0};
     if (r->server != NULL && !address_parse(slice_str(r->server), &a))
         return NULL;
     static const uint8_t any[16] = {0}, loopback[4] = {127, 0, 0, 1};
@@ -219,9 +227,11 @@ static const char *default_sender(char *out, size_t size)
 static int send_message(struct request *r, struct buf *content)
 {
     char sender_text[512], where[ADDRESS_TEXT_SIZE] = "the relay";
-    const char *sender = r->sender != NULL ? r->sender : default_sender(sender_text, sizeof sender_text);
+    const char *sender =
+        r->sender != NULL ? r->sender : default_sender(sender_text, sizeof sender_text);
     if (strpbrk(sender, " \r\n<>") != NULL)
-        return cli_fail(strcmp(sender, "<>") == 0 ? 0 : EX_USAGE, "`%s` is not a sender's address; give it without brackets", sender);
+        return cli_fail(strcmp(sender, "<>") == 0 ? 0 : EX_USAGE,
+                        "`%s` is not a sender's address; give it without brackets", sender);
     struct error error = {{0}};
     struct config *config = r->server == NULL ? config_load(r->options.config_path, &error) : NULL;
     if (config == NULL && r->server == NULL)
@@ -229,7 +239,8 @@ static int send_message(struct request *r, struct buf *content)
     struct dialogue d = {.stream = connect_to(r, config, where, sizeof where)};
     int status;
     if (d.stream == NULL) {
-        status = cli_fail(EX_TEMPFAIL, "no relay answers on %s (%s); start it with `onward serve`", where, strerror(errno));
+        status = cli_fail(EX_TEMPFAIL, "no relay answers on %s (%s); start it with `onward serve`",
+                          where, strerror(errno));
     } else {
         status = submit(&d, r, sender, buf_slice(content));
         (void)fclose(d.stream);
@@ -251,12 +262,15 @@ int cmd_send(int argc, char **argv)
         status = cli_fail(EX_IOERR, "the message cannot be read from standard input");
     if (status == 0) {
         char from[512];
-        mail_text_prepare(buf_slice(&raw), r.from_header ? &r.recipients : NULL,
-                          r.sender != NULL && r.sender[0] != '\0' ? r.sender : default_sender(from, sizeof from), r.full_name, &content);
+        mail_text_prepare(
+            buf_slice(&raw), r.from_header ? &r.recipients : NULL,
+            r.sender != NULL && r.sender[0] != '\0' ? r.sender : default_sender(from, sizeof from),
+            r.full_name, &content);
         if (!buf_ok(&content))
             status = cli_fail(EX_OSERR, "out of memory for the message");
         else if (r.recipients.count == 0)
-            status = cli_fail(EX_USAGE, "no recipients; name them, or use -t and To, Cc or Bcc fields");
+            status =
+                cli_fail(EX_USAGE, "no recipients; name them, or use -t and To, Cc or Bcc fields");
         else
             status = send_message(&r, &content);
     }

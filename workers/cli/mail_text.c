@@ -121,7 +121,8 @@ static bool is_field(struct slice line)
     return true;
 }
 
-static void take_field(struct slice field, struct mail_addresses *recipients, struct buf *out, bool *has_from)
+static void take_field(struct slice field, struct mail_addresses *recipients, struct buf *out,
+                       bool *has_from)
 {
     static const char *const destinations[] = {"to", "cc", "bcc"};
     struct slice name = slice_take(field, slice_find(field, ':'));
@@ -136,8 +137,8 @@ static void take_field(struct slice field, struct mail_addresses *recipients, st
         put_line(out, next_line(&field));
 }
 
-void mail_text_prepare(struct slice raw, struct mail_addresses *recipients, const char *from, const char *full_name,
-                       struct buf *out)
+void mail_text_prepare(struct slice raw, struct mail_addresses *recipients, const char *from,
+                       const char *full_name, struct buf *out)
 {
     bool has_from = false;
     struct slice rest = raw, ahead = raw;

@@ -24,11 +24,16 @@ static const struct command *commands(size_t *count_out)
 {
     static const struct command table[] = {
         {"serve", cmd_serve, "serve [-c FILE]", "run the relay in the foreground"},
-        {"check-config", cmd_check_config, "check-config [FILE]", "say whether a configuration is good, and if not why"},
-        {"send", cmd_send, "send [-f SENDER] [-t] RECIPIENT... < MESSAGE", "submit a message; compatible with sendmail"},
-        {"queue", cmd_queue, "queue [list|show|retry|hold|release|bounce] ...", "look into the queue and change it"},
-        {"health", cmd_health, "health [list|demote ADDRESS [--for 10m]|clear ADDRESS]", "what is known of each mail exchange"},
-        {"route", cmd_route, "route [--fresh] DOMAIN", "a domain's exchanges, in the order they would be tried, and why"},
+        {"check-config", cmd_check_config, "check-config [FILE]",
+         "say whether a configuration is good, and if not why"},
+        {"send", cmd_send, "send [-f SENDER] [-t] RECIPIENT... < MESSAGE",
+         "submit a message; compatible with sendmail"},
+        {"queue", cmd_queue, "queue [list|show|retry|hold|release|bounce] ...",
+         "look into the queue and change it"},
+        {"health", cmd_health, "health [list|demote ADDRESS [--for 10m]|clear ADDRESS]",
+         "what is known of each mail exchange"},
+        {"route", cmd_route, "route [--fresh] DOMAIN",
+         "a domain's exchanges, in the order they would be tried, and why"},
         {"status", cmd_status, "status", "the running relay's figures"},
     };
     *count_out = sizeof table / sizeof *table;
@@ -92,10 +97,12 @@ static int print_help(void)
 {
     size_t count;
     const struct command *table = commands(&count);
-    (void)printf("Onward, an outbound SMTP relay.\n\nusage: onward COMMAND [-c FILE] [--json] ...\n\n");
+    (void)printf(
+        "Onward, an outbound SMTP relay.\n\nusage: onward COMMAND [-c FILE] [--json] ...\n\n");
     for (size_t i = 0; i < count; i++)
         (void)printf("  %-54s %s\n", table[i].usage, table[i].help);
-    (void)printf("\n-c FILE is the configuration (default %s). `man onward` tells more.\n", CLI_CONFIG_DEFAULT);
+    (void)printf("\n-c FILE is the configuration (default %s). `man onward` tells more.\n",
+                 CLI_CONFIG_DEFAULT);
     return 0;
 }
 

@@ -8,8 +8,9 @@
 
 enum {
     ACCEPTS_PER_EVENT = 16,
-    COMMAND_BYTES_MAX = 4096, /* 512 (RFC 5321 4.5.3.1.4) and what DSN, SMTPUTF8 and long parameters add */
-    RECEIVED_MAX = 100,       /* RFC 5321 6.3 */
+    COMMAND_BYTES_MAX =
+        4096, /* 512 (RFC 5321 4.5.3.1.4) and what DSN, SMTPUTF8 and long parameters add */
+    RECEIVED_MAX = 100, /* RFC 5321 6.3 */
 };
 
 static void on_connection(struct watch *watch, unsigned events)

@@ -1,10 +1,11 @@
 /* A worker's accepting half: the submission listeners and their connections. Owner: its worker.
  *
- *   accept -> allowed? room? -> [PROXY header] -> greeting -> commands -> content -> committer -> 250
+ *   accept -> allowed? room? -> [PROXY header] -> greeting -> commands -> content -> committer ->
+ * 250
  *
- * A submitter's message becomes durable before its 250 (core/spool/committer.h); meanwhile that connection's input
- * waits in the kernel. Large contents stream to the spool in chunks, so that a connection holds two of them at
- * most. */
+ * A submitter's message becomes durable before its 250 (core/spool/committer.h); meanwhile that
+ * connection's input waits in the kernel. Large contents stream to the spool in chunks, so that a
+ * connection holds two of them at most. */
 #ifndef ONWARD_WORKERS_INBOUND_INBOUND_H
 #define ONWARD_WORKERS_INBOUND_INBOUND_H
 
@@ -22,11 +23,11 @@ struct listener {
 
 struct inbound {
     struct worker *worker;
-    struct listener *listeners; /* one per descriptor of worker_parts; owned */
+    struct listener *listeners;      /* one per descriptor of worker_parts; owned */
     struct smtp_server_options smtp; /* shared by this worker's connections */
-    struct link submissions;   /* struct submission */
-    struct link graveyard;     /* closed ones without anything outstanding */
-    struct link again;         /* have input left to read after a bounded turn */
+    struct link submissions;         /* struct submission */
+    struct link graveyard;           /* closed ones without anything outstanding */
+    struct link again;               /* have input left to read after a bounded turn */
     bool draining;
 };
 
@@ -40,7 +41,8 @@ void inbound_reload(struct inbound *i);
 void inbound_drain(struct inbound *i);
 void inbound_abandon(struct inbound *i);
 
-/* Reads on where a turn was cut short; frees what was closed. True: more to read, so do not sleep. */
+/* Reads on where a turn was cut short; frees what was closed. True: more to read, so do not sleep.
+ */
 bool inbound_end_turn(struct inbound *i);
 
 #endif

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 
 enum {
-    ROUNDS_MAX = 16,             /* reads a turn: then others are served */
-    CHUNKS_OUT_MAX = 2,          /* chunks at the committer before the connection is made to wait */
+    ROUNDS_MAX = 16,    /* reads a turn: then others are served */
+    CHUNKS_OUT_MAX = 2, /* chunks at the committer before the connection is made to wait */
     OUT_BYTES_MAX = 64 * 1024,
     PENDING_BYTES_MAX = 2 * WORKER_SCRATCH_BYTES,
 };
@@ -147,7 +147,8 @@ void submission_open(struct inbound *i, int fd, const struct address *peer, unsi
 
 /* ---- deadlines ---- */
 
-/* The nearest of the deadlines. Bytes that arrive only push it away, so it is not armed anew for each. */
+/* The nearest of the deadlines. Bytes that arrive only push it away, so it is not armed anew for
+ * each. */
 static uint64_t next_deadline(const struct submission *s)
 {
     const struct config *c = s->worker->config;
@@ -203,10 +204,12 @@ static void conclude(struct submission *s, enum store_status status)
         smtp_server_conclude(s->smtp, 250, "2.0.0", text);
         return;
     case STORE_NO_ROOM:
-        smtp_server_conclude(s->smtp, 452, "4.3.1", "No room for this message now, try again later");
+        smtp_server_conclude(s->smtp, 452, "4.3.1",
+                             "No room for this message now, try again later");
         return;
     case STORE_FAILED:
-        smtp_server_conclude(s->smtp, 451, "4.3.0", "The spool cannot be written, try another relay");
+        smtp_server_conclude(s->smtp, 451, "4.3.0",
+                             "The spool cannot be written, try another relay");
         return;
     }
 }
@@ -336,7 +339,8 @@ static void submit_chunk(struct submission *s)
     post(s, o);
 }
 
-/* Chunks that are in the spool already are forgotten. Without memory for that they are found at the next start. */
+/* Chunks that are in the spool already are forgotten. Without memory for that they are found at the
+ * next start. */
 static void discard(struct submission *s)
 {
     buf_clear(&s->content);
@@ -390,7 +394,8 @@ static void submit_message(struct submission *s)
 
 /* ---- the machine's events ---- */
 
-/* MAIL and RCPT were accepted and content comes: the message gets its id and our trace field (RFC 5321 4.4). */
+/* MAIL and RCPT were accepted and content comes: the message gets its id and our trace field (RFC
+ * 5321 4.4). */
 static void begin_message(struct submission *s)
 {
     struct worker *w = s->worker;

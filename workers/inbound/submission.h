@@ -1,5 +1,5 @@
-/* One submitter's connection: moves bytes between the socket, the SMTP server machine (smtp/server.h) and the
- * committer. Owner: its worker's inbound half; worker thread only. */
+/* One submitter's connection: moves bytes between the socket, the SMTP server machine
+ * (smtp/server.h) and the committer. Owner: its worker's inbound half; worker thread only. */
 #ifndef ONWARD_WORKERS_INBOUND_SUBMISSION_H
 #define ONWARD_WORKERS_INBOUND_SUBMISSION_H
 
@@ -8,7 +8,7 @@
 #include "workers/inbound/inbound.h"
 
 enum submission_stage {
-    SUBMISSION_PROXY,   /* a PROXY header is due from the load balancer */
+    SUBMISSION_PROXY, /* a PROXY header is due from the load balancer */
     SUBMISSION_TALKING,
     SUBMISSION_CLOSING, /* the last reply is on its way out */
     SUBMISSION_CLOSED,  /* no connection; perhaps ops at the committer */
@@ -20,24 +20,24 @@ struct submission {
     struct worker *worker;
     enum submission_stage stage;
     struct conn conn;
-    struct address client;  /* the submitter's own address, told by PROXY where one was due */
-    bool counted;           /* in the per-client counts */
+    struct address client; /* the submitter's own address, told by PROXY where one was due */
+    bool counted;          /* in the per-client counts */
     struct smtp_server *smtp;
     struct buf out;
     struct buf content;
-    struct buf pending;     /* received, not fed yet: the machine waits for the committer */
-    struct timer timer;     /* wakes at the nearest of the deadlines below */
+    struct buf pending; /* received, not fed yet: the machine waits for the committer */
+    struct timer timer; /* wakes at the nearest of the deadlines below */
     uint64_t opened_ms;
     uint64_t last_byte_ms;
     uint64_t unit_began_ms; /* of the command line or the content under way */
     bool in_content;
-    bool concluding;        /* the final reply waits for the committer */
-    uint64_t id;            /* of the message under way */
-    uint32_t chunks;        /* submitted ahead of the envelope */
-    uint32_t trace_bytes;   /* of our Received field, in the content but not in the machine's count */
-    char date_line[SMTP_TRACE_LINE_SIZE];       /* put in where the header section has none */
+    bool concluding;      /* the final reply waits for the committer */
+    uint64_t id;          /* of the message under way */
+    uint32_t chunks;      /* submitted ahead of the envelope */
+    uint32_t trace_bytes; /* of our Received field, in the content but not in the machine's count */
+    char date_line[SMTP_TRACE_LINE_SIZE]; /* put in where the header section has none */
     char message_id_line[SMTP_TRACE_LINE_SIZE];
-    unsigned ops_out;       /* at the committer */
+    unsigned ops_out;         /* at the committer */
     enum store_status failed; /* of a chunk: the message cannot be kept */
 };
 

@@ -1,6 +1,7 @@
-/* Streaming a message's content from the spool to a connection by DATA: chunk by chunk straight from the store's map,
- * dots stuffed only where the envelope says that lines begin with one. The last bytes, the end-of-data line, go out
- * only where the commit token was won. Embedded in the session. */
+/* Streaming a message's content from the spool to a connection by DATA: chunk by chunk straight
+ * from the store's map, dots stuffed only where the envelope says that lines begin with one. The
+ * last bytes, the end-of-data line, go out only where the commit token was won. Embedded in the
+ * session. */
 #ifndef ONWARD_WORKERS_OUTBOUND_BODY_H
 #define ONWARD_WORKERS_OUTBOUND_BODY_H
 
@@ -9,11 +10,11 @@
 #include "workers/conn.h"
 
 enum body_status {
-    BODY_SENT,    /* the last byte is with the kernel */
-    BODY_AGAIN,   /* wait for writable */
+    BODY_SENT,     /* the last byte is with the kernel */
+    BODY_AGAIN,    /* wait for writable */
     BODY_NO_TOKEN, /* all but the last bytes are out, and another session has the token */
-    BODY_DAMAGED, /* the spool cannot give the content back */
-    BODY_LOST,    /* the connection broke; see `net` */
+    BODY_DAMAGED,  /* the spool cannot give the content back */
+    BODY_LOST,     /* the connection broke; see `net` */
 };
 
 struct body {
@@ -31,7 +32,8 @@ struct body {
 
 void body_begin(struct body *b, uint64_t id, uint64_t size_bytes, bool has_dots);
 
-/* Writes until done or until the connection would block. `take_token(context)` is asked once, before the last byte. */
+/* Writes until done or until the connection would block. `take_token(context)` is asked once,
+ * before the last byte. */
 enum body_status body_send(struct body *b, struct conn *conn, struct store_reader *reader,
                            bool (*take_token)(void *context), void *context);
 

@@ -115,14 +115,16 @@ bool flight_take_token(struct flight *f, const struct session *s)
     return f->token == s;
 }
 
-void flight_settle(struct flight_recipient *r, enum flight_progress progress, const struct reply *reply)
+void flight_settle(struct flight_recipient *r, enum flight_progress progress,
+                   const struct reply *reply)
 {
     ASSERT(r->progress != FLIGHT_FINAL);
     r->progress = progress;
     r->reply = *reply;
 }
 
-/* 452, and 552 as old servers say it, on RCPT after others were taken: the rest goes in the next transaction. */
+/* 452, and 552 as old servers say it, on RCPT after others were taken: the rest goes in the next
+ * transaction. */
 static bool means_too_many(const struct reply *r)
 {
     bool about_recipients = r->subject == 0 || (r->subject == 5 && r->detail == 3);

@@ -2,13 +2,16 @@
  * binding ends here: the deliveries have left the destination's queue and come back only through an
  * outcome.
  *
- * Several sessions may carry the same flight (a race), each with its own transaction over the same batch of
- * recipients; but only the one that holds the *commit token* may send the last byte of the content. So no race ever
- * delivers twice.
+ * Several sessions may carry the same flight (a race), each with its own transaction over the same
+ * batch of recipients; but only the one that holds the *commit token* may send the last byte of the
+ * content. So no race ever delivers twice.
  *
- *   UNTRIED --batch--> one transaction --reply--> FINAL        2xx, 5xx, 4xx about mailbox or policy
- *                                      \--------> UNTRIED      too many for one transaction (RFC 5321 4.5.3.1.10)
- *                                       \-------> ELSEWHERE    other 4xx: one more exchange at once (5.1)
+ *   UNTRIED --batch--> one transaction --reply--> FINAL        2xx, 5xx, 4xx about mailbox or
+ * policy
+ *                                      \--------> UNTRIED      too many for one transaction (RFC
+ * 5321 4.5.3.1.10)
+ *                                       \-------> ELSEWHERE    other 4xx: one more exchange at once
+ * (5.1)
  *
  * Every recipient ends FINAL exactly once: asserted when outcomes are made. Owner: the lane; worker
  * thread only. */
@@ -42,15 +45,16 @@ struct flight {
     uint32_t *batch; /* positions in `recipients` of the current transaction */
     struct envelope_recipient *batch_recipients; /* the same, as the client wants them */
     uint32_t batch_count;
-    unsigned carriers;      /* sessions with a transaction for it */
-    unsigned exchanges;     /* that gave a verdict so far */
+    unsigned carriers;           /* sessions with a transaction for it */
+    unsigned exchanges;          /* that gave a verdict so far */
     const struct session *token; /* who may send the last byte; NULL = nobody yet */
-    bool unknown;           /* the token holder was lost behind the last byte (RFC 1047) */
+    bool unknown;                /* the token holder was lost behind the last byte (RFC 1047) */
     struct address unknown_at;
-    uint64_t started_ms;    /* monotonic */
+    uint64_t started_ms; /* monotonic */
 };
 
-/* Binds the deliveries of `list` (emptied; all of one message). NULL with `list` untouched: the record cannot be read
+/* Binds the deliveries of `list` (emptied; all of one message). NULL with `list` untouched: the
+ * record cannot be read
  * (`*damaged_out`) or memory ran out. */
 struct flight *flight_create(struct link *list, struct store_reader *reader, uint64_t now_ms,
                              bool *damaged_out);
@@ -60,26 +64,29 @@ void flight_destroy(struct flight **f); /* its deliveries have gone to their out
 uint32_t flight_next_batch(struct flight *f, uint32_t max);
 
 /* One recipient's progress and reply; not for one that is final already (asserted). */
-void flight_settle(struct flight_recipient *r, enum flight_progress progress, const struct reply *reply);
+void flight_settle(struct flight_recipient *r, enum flight_progress progress,
+                   const struct reply *reply);
 
 /* The token, for the session that is about to send the last byte. False: another one has it. */
 bool flight_take_token(struct flight *f, const struct session *s);
 
-/* A transaction of the current batch ended with `replies`. Sorts each recipient to where it belongs. With
- * `others_awaited` (a slow exchange may still answer) every 4xx is worth another exchange: some domains' last one is a
- * decoy that always gives one. */
+/* A transaction of the current batch ended with `replies`. Sorts each recipient to where it
+ * belongs. With `others_awaited` (a slow exchange may still answer) every 4xx is worth another
+ * exchange: some domains' last one is a decoy that always gives one. */
 void flight_apply(struct flight *f, const struct reply *replies, bool others_awaited);
 
-/* Connection lost behind the last byte: recipients that were accepted (`replies` class 2 or none yet) are unknown. */
+/* Connection lost behind the last byte: recipients that were accepted (`replies` class 2 or none
+ * yet) are unknown. */
 void flight_apply_unknown(struct flight *f, const struct reply *replies, const struct address *at);
 
-/* Recipients that one more exchange should be asked for become untried again, once. False: there are none, or
- * two exchanges have given their verdict. */
+/* Recipients that one more exchange should be asked for become untried again, once. False: there
+ * are none, or two exchanges have given their verdict. */
 bool flight_try_elsewhere(struct flight *f);
 
 bool flight_has_untried(const struct flight *f);
 
-/* What is not final yet becomes final with `reply` (or with its own last reply where it has one). */
+/* What is not final yet becomes final with `reply` (or with its own last reply where it has one).
+ */
 void flight_give_up(struct flight *f, const struct reply *reply);
 
 #endif

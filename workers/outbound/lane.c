@@ -142,7 +142,8 @@ static enum health_event silence_of(const struct session *s)
     return s->greeted_well ? HEALTH_EVENT_SILENT_LATE : HEALTH_EVENT_SILENT;
 }
 
-/* A fresh order by what is known now. A route always has the same number of addresses, so it fits. */
+/* A fresh order by what is known now. A route always has the same number of addresses, so it fits.
+ */
 static void reorder(struct lane *l)
 {
     struct target order[ROUTE_TARGETS_MAX];
@@ -186,8 +187,8 @@ static struct session *try_target(struct lane *l, const struct target *t, bool i
     return NULL;
 }
 
-/* Starts the next address of the order. A probe never runs alone: the one behind it starts as well. False: none
- * could be started. */
+/* Starts the next address of the order. A probe never runs alone: the one behind it starts as well.
+ * False: none could be started. */
 static bool start_next(struct lane *l)
 {
     bool started = false;
@@ -284,7 +285,8 @@ void lane_finish(struct lane *l)
     const struct route *route = l->route;
     bool again = destination_lane_end(destination, w->outbound->draining);
     release(l);
-    if (again) { /* mail came in between and no other lane is left: this one's place is taken again */
+    if (again) { /* mail came in between and no other lane is left: this one's place is taken again
+                  */
         lane_open(w, destination, route);
         return;
     }
@@ -292,7 +294,8 @@ void lane_finish(struct lane *l)
     route_release(&route);
 }
 
-/* Every address has failed. What waits at the destination has had its attempt, unless others get through. */
+/* Every address has failed. What waits at the destination has had its attempt, unless others get
+ * through. */
 static void spent(struct lane *l)
 {
     if (destination_figures(l->destination).sessions_ready == 0) {
@@ -317,7 +320,8 @@ static void flight_over(struct lane *l, struct session *last)
     outcome_of_flight(l->worker, &l->flight, last);
     l->elsewhere = false;
     l->failure = (struct reply){0};
-    struct session *keep = find_carrier(l); /* ready now: e.g. the preferred one, passed over by a 4xx */
+    struct session *keep =
+        find_carrier(l); /* ready now: e.g. the preferred one, passed over by a 4xx */
     if (keep == NULL && last != NULL && last->stage != SESSION_CLOSED)
         keep = last; /* ready as soon as its machine says so */
     let_others_go(l, keep);
@@ -327,7 +331,8 @@ static void flight_over(struct lane *l, struct session *last)
         take_next(l, keep);
 }
 
-/* Recipients that this exchange cannot take at all (SIZE, 8BITMIME, SMTPUTF8) are final with the reason. */
+/* Recipients that this exchange cannot take at all (SIZE, 8BITMIME, SMTPUTF8) are final with the
+ * reason. */
 static void refuse_uncarriable(struct flight *f, const struct session *s)
 {
     for (uint32_t i = 0; i < f->count; i++) {
@@ -339,7 +344,8 @@ static void refuse_uncarriable(struct flight *f, const struct session *s)
     }
 }
 
-/* Carries the current flight over `s`: its next batch, or, in a race, the batch that another session carries. */
+/* Carries the current flight over `s`: its next batch, or, in a race, the batch that another
+ * session carries. */
 static void carry(struct lane *l, struct session *s)
 {
     struct flight *f = l->flight;
@@ -355,7 +361,8 @@ static void carry(struct lane *l, struct session *s)
     session_carry(s, f);
 }
 
-/* A session for a flight whose outcome at one exchange is unknown: that exchange is asked first (RFC 1047). */
+/* A session for a flight whose outcome at one exchange is unknown: that exchange is asked first
+ * (RFC 1047). */
 static bool ask_first(struct lane *l, const struct session *ready)
 {
     const struct address *first = l->flight->try_first;
@@ -510,8 +517,8 @@ static bool all_refused_for_good(const struct session *s)
     return true;
 }
 
-/* 530 in clear text asks for TLS that did not work out a moment ago (RFC 3207 4): it speaks of the connection, not of the
- * recipient, so nothing is bounced for it. */
+/* 530 in clear text asks for TLS that did not work out a moment ago (RFC 3207 4): it speaks of the
+ * connection, not of the recipient, so nothing is bounced for it. */
 static void soften_demand_for_tls(struct session *s)
 {
     for (uint32_t i = 0; i < s->transaction.recipient_count && s->conn.ssl == NULL; i++)
@@ -543,7 +550,8 @@ void lane_on_done(struct lane *l, struct session *s)
         l->elsewhere = true;
         l->asked = s->target.address;
         if (is_awaited(l) || start_next(l)) {
-            lane_log_failure(l, &s->target, "transaction", &s->transaction.replies[0], "one other exchange");
+            lane_log_failure(l, &s->target, "transaction", &s->transaction.replies[0],
+                             "one other exchange");
             return;
         }
     }
@@ -602,7 +610,9 @@ void lane_on_end(struct lane *l, struct session *s, enum session_end end, const 
                          l->worker->config->delivery.tls == CONFIG_TLS_OPPORTUNISTIC;
     figure_add(&l->worker->shared.figures.sessions_failed, 1);
     lane_log_failure(l, &s->target, s->ended_in, reply,
-                     stale ? "new connection" : in_clear_next ? "same exchange in clear" : "next exchange");
+                     stale           ? "new connection"
+                     : in_clear_next ? "same exchange in clear"
+                                     : "next exchange");
     if (!stale && end != END_LOCAL && end != END_TLS_POLICY)
         tell_health(l, &s->target.address, event_of(s, end));
     note_failure(l, reply, end == END_REFUSING);

@@ -8,10 +8,11 @@
  *                                    token decides who sends the last byte
  *     the flight has its outcome  -> slow ones are let go; the ready session takes the next message
  *     no mail                     -> the connection is kept a moment (idle), then QUIT
- *     every address is spent      -> what waits at the destination is deferred, unless others get through
+ *     every address is spent      -> what waits at the destination is deferred, unless others get
+ * through
  *
- * Invariants (lane_check): a lane has a session, or is ending; a flight has a carrier, or a session on its way to
- * it; at most one session holds the flight's token. Worker thread only. */
+ * Invariants (lane_check): a lane has a session, or is ending; a flight has a carrier, or a session
+ * on its way to it; at most one session holds the flight's token. Worker thread only. */
 #ifndef ONWARD_WORKERS_OUTBOUND_LANE_H
 #define ONWARD_WORKERS_OUTBOUND_LANE_H
 
@@ -21,13 +22,15 @@
 /* The worker that a lane belongs to. */
 struct worker *lane_worker(const struct lane *l);
 
-/* Opens a lane that destination_enqueue granted (it is counted). Takes over the caller's references. */
+/* Opens a lane that destination_enqueue granted (it is counted). Takes over the caller's
+ * references. */
 void lane_open(struct worker *w, struct destination *destination, const struct route *route);
 
 /* The destination called an idle lane: there is mail. Its own worker's thread. */
 void lane_called(struct idle_lane *idle);
 
-/* The lane behind an idle entry, to post it mail: any thread, right after it was taken off the idle list. */
+/* The lane behind an idle entry, to post it mail: any thread, right after it was taken off the idle
+ * list. */
 struct mail *lane_call_mail(struct idle_lane *idle);
 
 /* Draining: ends the lane now if it carries nothing, else after its flight. */

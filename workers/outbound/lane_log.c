@@ -42,6 +42,7 @@ void lane_log_patience(const struct lane *l, const struct session *s, bool raced
     struct health_view view = health_view(l->worker->parts->health, &s->target.address);
     log_cstr(&line, "health", health_state_name(view.state));
     log_u64(&line, "strikes", view.strikes);
-    log_cstr(&line, "next", raced ? "another exchange beside it" : "none left to race; kept waiting");
+    log_cstr(&line, "next",
+             raced ? "another exchange beside it" : "none left to race; kept waiting");
     log_end(&line);
 }

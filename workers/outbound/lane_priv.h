@@ -12,14 +12,14 @@ struct lane {
     const struct route *route;       /* referenced */
     struct target *targets;          /* the order of this attempt; owned */
     unsigned target_count, next_target, target_capacity;
-    struct link sessions;            /* struct session, in the order they were started */
-    struct flight *flight;           /* the message being carried, or NULL; owned */
-    bool elsewhere;                  /* the flight had a 4xx at `asked`: one other exchange is asked */
+    struct link sessions;  /* struct session, in the order they were started */
+    struct flight *flight; /* the message being carried, or NULL; owned */
+    bool elsewhere;        /* the flight had a 4xx at `asked`: one other exchange is asked */
     struct address asked;
-    struct reply failure;            /* what a later "all addresses spent" reports; code 0 = none */
-    bool all_refusing;               /* every failure so far was a 5xx greeting */
-    bool idling;                     /* registered at the destination, or called but not yet reached */
-    bool abandoned;                  /* the worker stops; only a call on its way keeps the memory */
+    struct reply failure; /* what a later "all addresses spent" reports; code 0 = none */
+    bool all_refusing;    /* every failure so far was a 5xx greeting */
+    bool idling;          /* registered at the destination, or called but not yet reached */
+    bool abandoned;       /* the worker stops; only a call on its way keeps the memory */
     struct idle_lane idle;
     struct timer idle_timer;
     struct mail call;
@@ -36,8 +36,8 @@ void lane_restart(struct lane *l);
 
 bool lane_leave_idle(struct lane *l);
 
-/* lane_log.c: the attempt log's lines about exchanges that failed or were too slow, kept also when the message got through
- * elsewhere. */
+/* lane_log.c: the attempt log's lines about exchanges that failed or were too slow, kept also when
+ * the message got through elsewhere. */
 void lane_log_failure(const struct lane *l, const struct target *t, const char *phase,
                       const struct reply *reply, const char *next);
 void lane_log_patience(const struct lane *l, const struct session *s, bool raced);

@@ -35,8 +35,9 @@ static void insert_sorted(struct target *out, unsigned count, struct target item
     out[at] = item;
 }
 
-unsigned order_targets(const struct route *route, const struct health *health, struct random *random,
-                       uint64_t mono_ms, struct target out[ROUTE_TARGETS_MAX])
+unsigned order_targets(const struct route *route, const struct health *health,
+                       struct random *random, uint64_t mono_ms,
+                       struct target out[ROUTE_TARGETS_MAX])
 {
     struct route_target plain[ROUTE_TARGETS_MAX];
     unsigned count = route_targets(route, random, plain);

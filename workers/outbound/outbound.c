@@ -10,9 +10,9 @@ enum { ROUTE_WAIT_BUCKETS = 1024 };
 
 /* Deliveries of this worker that wait for one domain's route, and the question on its way. */
 struct route_wait {
-    struct link link;        /* on outbound->route_waits */
+    struct link link; /* on outbound->route_waits */
     struct link bucket_link;
-    struct link deliveries;  /* struct delivery, by shared.queue_link */
+    struct link deliveries; /* struct delivery, by shared.queue_link */
     struct resolver_query query;
 };
 
@@ -101,7 +101,8 @@ static void queue_by_route(struct outbound *o, struct delivery *d, const struct 
 
 static struct link *bucket_of(struct outbound *o, struct slice domain)
 {
-    uint32_t hash = 2166136261u; /* FNV-1a; at most as many entries as flights the resolver allows */
+    uint32_t hash =
+        2166136261u; /* FNV-1a; at most as many entries as flights the resolver allows */
     for (size_t i = 0; i < domain.len; i++)
         hash = (hash ^ (uint8_t)domain.ptr[i]) * 16777619u;
     return &o->route_wait_buckets[hash % ROUTE_WAIT_BUCKETS];
@@ -132,7 +133,8 @@ static void on_route(struct mail *mail, void *owner)
     free(wait);
 }
 
-/* No route in the cache: the delivery waits with others for the same domain while the dns thread looks. */
+/* No route in the cache: the delivery waits with others for the same domain while the dns thread
+ * looks. */
 static void wait_for_route(struct outbound *o, struct delivery *d, struct slice domain)
 {
     struct worker *w = o->worker;

@@ -1,5 +1,5 @@
-/* A worker's delivering half: takes deliveries from the job ring, finds their routes, queues them at their
- * destinations and runs the lanes. Owner: its worker.
+/* A worker's delivering half: takes deliveries from the job ring, finds their routes, queues them
+ * at their destinations and runs the lanes. Owner: its worker.
  *
  *   ring -> [expired? -> outcome] -> route in cache? -> destination queue -> lane -> session
  *                                        \-> wait for the dns thread, by domain
@@ -13,14 +13,14 @@
 
 struct outbound {
     struct worker *worker;
-    unsigned sessions;        /* open connections */
-    struct link lanes;        /* all lanes of this worker */
-    struct link idle_lanes;   /* those that keep a connection, oldest first */
+    unsigned sessions;         /* open connections */
+    struct link lanes;         /* all lanes of this worker */
+    struct link idle_lanes;    /* those that keep a connection, oldest first */
     struct link lanes_waiting; /* struct lane without room for a session yet */
-    struct link route_waits;  /* one per domain being looked up */
+    struct link route_waits;   /* one per domain being looked up */
     struct link *route_wait_buckets;
-    struct link leaving;      /* sessions that have said QUIT and belong to no lane */
-    struct link graveyard;    /* closed sessions, freed at the end of the turn */
+    struct link leaving;   /* sessions that have said QUIT and belong to no lane */
+    struct link graveyard; /* closed sessions, freed at the end of the turn */
     bool draining;
 };
 

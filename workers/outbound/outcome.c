@@ -6,7 +6,9 @@
 
 #include <stdlib.h>
 
-enum { RETURNED_CONTENT_MAX = 1 << 20 }; /* RET=FULL gives back the header section only beyond this */
+enum {
+    RETURNED_CONTENT_MAX = 1 << 20
+}; /* RET=FULL gives back the header section only beyond this */
 
 /* A notice on its way to the spool. */
 struct notice {
@@ -20,7 +22,7 @@ struct outcome {
     struct commit_op op;
     struct worker *worker;
     struct outcome_recipient *recipients;
-    struct reply *replies;   /* what recipients[i].reply points at */
+    struct reply *replies; /* what recipients[i].reply points at */
     char exchange[128];
 };
 
@@ -57,9 +59,8 @@ static struct outcome *create_outcome(struct worker *w, struct delivery *d)
         free_outcome(o);
         return NULL;
     }
-    o->op = (struct commit_op){.kind = COMMIT_OUTCOME,
-                               .reply_to = &w->shared.mailbox,
-                               .on_done = on_committed};
+    o->op = (struct commit_op){
+        .kind = COMMIT_OUTCOME, .reply_to = &w->shared.mailbox, .on_done = on_committed};
     o->op.u.outcome.delivery = d;
     o->op.u.outcome.recipients = o->recipients;
     o->op.u.outcome.recipient_count = d->recipient_count;
@@ -121,9 +122,8 @@ static struct notice *compose(struct worker *w, struct dsn *dsn)
         free(n);
         return NULL;
     }
-    n->message = (struct commit_message){.id = dsn->id,
-                                         .envelope = buf_slice(&n->envelope),
-                                         .chunk = buf_slice(&n->content)};
+    n->message = (struct commit_message){
+        .id = dsn->id, .envelope = buf_slice(&n->envelope), .chunk = buf_slice(&n->content)};
     return n;
 }
 
@@ -134,7 +134,7 @@ struct results {
     const struct envelope_recipient *recipients; /* delivery->recipient_count of them */
     struct outcome *outcome;                     /* verdicts and replies are set */
     struct slice exchange;                       /* name, or empty */
-    bool relayed_onwards;                        /* the exchange took over the DSN duty (RFC 3461) */
+    bool relayed_onwards; /* the exchange took over the DSN duty (RFC 3461) */
 };
 
 static bool wants(const struct results *r, enum dsn_kind kind, uint32_t i)
@@ -160,16 +160,16 @@ static bool add_notice(struct worker *w, const struct results *r, enum dsn_kind 
                                                    .exchange = r->exchange};
     struct notice *n = NULL;
     if (told > 0) {
-        struct dsn dsn = {
-            .kind = kind,
-            .hostname = w->config->hostname,
-            .postmaster = w->config->postmaster,
-            .id = atomic_fetch_add(&w->parts->shared->next_id, 1),
-            .wall_ms = w->wall_ms,
-            .give_up_wall_ms = r->envelope->arrived_wall_ms + w->config->retry.age_limit_ms,
-            .original = r->envelope,
-            .recipients = about,
-            .recipient_count = told};
+        struct dsn dsn = {.kind = kind,
+                          .hostname = w->config->hostname,
+                          .postmaster = w->config->postmaster,
+                          .id = atomic_fetch_add(&w->parts->shared->next_id, 1),
+                          .wall_ms = w->wall_ms,
+                          .give_up_wall_ms =
+                              r->envelope->arrived_wall_ms + w->config->retry.age_limit_ms,
+                          .original = r->envelope,
+                          .recipients = about,
+                          .recipient_count = told};
         n = compose(w, &dsn);
     }
     free(about);
@@ -236,7 +236,8 @@ static void log_recipient(struct worker *w, const struct results *r, uint32_t i,
     struct log_line line;
     char id[ENVELOPE_ID_SIZE];
     envelope_id_format(r->delivery->message->id, id);
-    log_begin(&line, w->parts->log, verdict_name(&r->outcome->recipients[i], &r->outcome->replies[i]));
+    log_begin(&line, w->parts->log,
+              verdict_name(&r->outcome->recipients[i], &r->outcome->replies[i]));
     log_cstr(&line, "id", id);
     if (r->envelope != NULL) {
         log_str(&line, "sender", r->envelope->sender);
@@ -279,8 +280,8 @@ static enum outcome_verdict verdict_of(const struct reply *reply, bool defer_any
     return reply->class == 5 && !defer_anyway ? OUTCOME_BOUNCED : OUTCOME_DEFERRED;
 }
 
-static void set_verdict(struct outcome *o, uint32_t i, uint32_t recipient, const struct reply *reply,
-                        bool defer_anyway)
+static void set_verdict(struct outcome *o, uint32_t i, uint32_t recipient,
+                        const struct reply *reply, bool defer_anyway)
 {
     o->replies[i] = *reply;
     o->recipients[i] = (struct outcome_recipient){
@@ -309,13 +310,14 @@ static void name_exchange(struct outcome *o, const struct session *s)
     o->op.u.outcome.exchange = o->exchange;
 }
 
-/* Without memory for its outcome a delivery cannot be given back, and dropping it would lose mail until the next
- * start: better to stop now, saying so; the spool has everything. */
+/* Without memory for its outcome a delivery cannot be given back, and dropping it would lose mail
+ * until the next start: better to stop now, saying so; the spool has everything. */
 static struct outcome *must_create(struct worker *w, struct delivery *d)
 {
     struct outcome *o = create_outcome(w, d);
     if (o == NULL)
-        log_note(w->parts->log, "fatal", "out of memory for an outcome; stopping, the spool has it all");
+        log_note(w->parts->log, "fatal",
+                 "out of memory for an outcome; stopping, the spool has it all");
     ASSERT(o != NULL);
     return o;
 }
@@ -345,7 +347,8 @@ void outcome_of_flight(struct worker *w, struct flight **flight, const struct se
             .recipients = recipients,
             .outcome = o,
             .exchange = s != NULL ? slice_str(s->target.exchange->name) : SLICE_LIT(""),
-            .relayed_onwards = s != NULL && (smtp_client_capabilities(s->smtp) & SMTP_CAP_DSN) != 0};
+            .relayed_onwards =
+                s != NULL && (smtp_client_capabilities(s->smtp) & SMTP_CAP_DSN) != 0};
         submit(w, &results, s);
     }
     ASSERT(at == f->count);
@@ -353,7 +356,8 @@ void outcome_of_flight(struct worker *w, struct flight **flight, const struct se
     flight_destroy(flight);
 }
 
-/* The same reply for all of a flight's recipients: used for deliveries that never got to a session. */
+/* The same reply for all of a flight's recipients: used for deliveries that never got to a session.
+ */
 static void outcome_of_one(struct worker *w, struct delivery *d, const struct reply *reply,
                            bool defer_anyway)
 {
@@ -369,7 +373,8 @@ static void outcome_of_one(struct worker *w, struct delivery *d, const struct re
     for (uint32_t i = 0; i < d->recipient_count; i++) {
         if (f != NULL)
             recipients[i] = f->recipients[i].recipient;
-        /* What cannot be read cannot be told to its sender either: it stays, for the operator to see. */
+        /* What cannot be read cannot be told to its sender either: it stays, for the operator to
+         * see. */
         set_verdict(o, i, indexes[i], reply, defer_anyway || f == NULL);
     }
     if (d->try_first != NULL) {
@@ -415,7 +420,7 @@ static struct reply expired(struct worker *w, const struct delivery *d)
 
 void outcome_of_marked(struct worker *w, struct delivery *d)
 {
-    struct reply reply = d->flags & DELIVERY_OPERATOR_BOUNCE ? reply_local(LOCAL_OPERATOR_BOUNCE)
-                                                             : expired(w, d);
+    struct reply reply =
+        d->flags & DELIVERY_OPERATOR_BOUNCE ? reply_local(LOCAL_OPERATOR_BOUNCE) : expired(w, d);
     outcome_of_one(w, d, &reply, false);
 }

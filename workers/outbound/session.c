@@ -7,10 +7,11 @@
 #include <stdlib.h>
 
 enum {
-    CONNECT_LIMIT_MS = 30000,      /* RFC 5321 names none; a SYN that takes longer is not coming back */
-    BODY_BLOCK_BYTES = 64 * 1024,  /* the body's limit holds for each block (RFC 5321 4.5.3.2.5) */
-    OUT_BYTES_MAX = 256 * 1024,    /* commands of one pipelined group: 100 recipients with DSN options */
-    PUMP_ROUNDS_MAX = 32,          /* bounded work per wake-up */
+    CONNECT_LIMIT_MS = 30000, /* RFC 5321 names none; a SYN that takes longer is not coming back */
+    BODY_BLOCK_BYTES = 64 * 1024, /* the body's limit holds for each block (RFC 5321 4.5.3.2.5) */
+    OUT_BYTES_MAX =
+        256 * 1024,       /* commands of one pipelined group: 100 recipients with DSN options */
+    PUMP_ROUNDS_MAX = 32, /* bounded work per wake-up */
     NOT_REACHED = UINT32_MAX,
 };
 
@@ -210,8 +211,7 @@ void session_quit(struct session *s)
     list_push_back(&s->worker->outbound->leaving, &s->lane_link);
     smtp_client_quit(s->smtp);
     timer_disarm(&s->worker->timers, &s->patience);
-    timer_arm(&s->worker->timers, &s->limit,
-              s->worker->now_ms + smtp_phase_limit_ms(SMTP_QUIT));
+    timer_arm(&s->worker->timers, &s->limit, s->worker->now_ms + smtp_phase_limit_ms(SMTP_QUIT));
     enum net_status status = conn_flush(&s->conn, &s->out);
     if (status != NET_OK && status != NET_AGAIN)
         close_now(s);
@@ -244,7 +244,8 @@ static enum health_phase health_phase_of(enum smtp_phase phase)
     return HEALTH_COMMAND;
 }
 
-/* A reply came: what it tells of the host's usual pace. The final dot's time is the content's, not the host's. */
+/* A reply came: what it tells of the host's usual pace. The final dot's time is the content's, not
+ * the host's. */
 static void learn(struct session *s, enum smtp_phase answered)
 {
     uint64_t took = s->worker->now_ms - s->phase_began_ms;
@@ -341,8 +342,7 @@ static bool take_token(void *context)
 static bool send_body(struct session *s)
 {
     uint64_t before = s->body.sent;
-    enum body_status status =
-        body_send(&s->body, &s->conn, s->worker->reader, take_token, s);
+    enum body_status status = body_send(&s->body, &s->conn, s->worker->reader, take_token, s);
     switch (status) {
     case BODY_SENT:
         s->sending_body = false;
@@ -353,7 +353,8 @@ static bool send_body(struct session *s)
             arm(s, smtp_phase_limit_ms(SMTP_BODY), HEALTH_COMMAND);
         return true;
     case BODY_NO_TOKEN: {
-        /* Another session was first to the commit point: the lane lets this one go when that one is done. */
+        /* Another session was first to the commit point: the lane lets this one go when that one is
+         * done. */
         s->sending_body = false;
         return true;
     }
@@ -425,14 +426,16 @@ static void start_tls(struct session *s)
 {
     s->stage = SESSION_TLS;
     watch_time(s);
-    if (s->worker->parts->tls != NULL && conn_tls_start(&s->conn, s->worker->parts->tls, s->target.exchange->name,
+    if (s->worker->parts->tls != NULL &&
+        conn_tls_start(&s->conn, s->worker->parts->tls, s->target.exchange->name,
                        &s->target.address))
         return;
     struct reply reply = reply_local(LOCAL_NO_RESOURCES);
     session_fail(s, END_LOCAL, &reply);
 }
 
-/* Feeds received bytes; handles events until the machine wants more. False: the session is over, or in TLS. */
+/* Feeds received bytes; handles events until the machine wants more. False: the session is over, or
+ * in TLS. */
 static bool feed(struct session *s, struct slice input)
 {
     for (;;) {

@@ -1,14 +1,16 @@
-/* One connection to one mail exchange: connect, greeting, EHLO, TLS, transactions. It drives the pure protocol
- * machine (smtp/client.h) over a connection, with two deadlines that no trickle moves:
+/* One connection to one mail exchange: connect, greeting, EHLO, TLS, transactions. It drives the
+ * pure protocol machine (smtp/client.h) over a connection, with two deadlines that no trickle
+ * moves:
  *
  *   limit     the absolute time limit of the reply awaited (RFC 5321 4.5.3.2): the session is over
- *   patience  how long this host usually takes, learned per host (health.h): the lane looks elsewhere, and this
- *             session goes on beside
+ *   patience  how long this host usually takes, learned per host (health.h): the lane looks
+ * elsewhere, and this session goes on beside
  *
  *   CONNECTING -> TALKING <-> TLS -> TALKING ... -> CLOSED
  *
- * What happens is told to the lane, which decides; a session decides nothing. It may be closed at any of those
- * calls; its memory stays until the end of the worker's turn (outbound.h buries it). Worker thread only. */
+ * What happens is told to the lane, which decides; a session decides nothing. It may be closed at
+ * any of those calls; its memory stays until the end of the worker's turn (outbound.h buries it).
+ * Worker thread only. */
 #ifndef ONWARD_WORKERS_OUTBOUND_SESSION_H
 #define ONWARD_WORKERS_OUTBOUND_SESSION_H
 
@@ -40,41 +42,41 @@ struct session_times {
 enum session_stage { SESSION_CONNECTING, SESSION_TALKING, SESSION_TLS, SESSION_CLOSED };
 
 struct session {
-    struct link lane_link;  /* on the lane's sessions */
+    struct link lane_link; /* on the lane's sessions */
     struct lane *lane;
     struct worker *worker;
     enum session_stage stage;
     struct target target;
-    bool in_clear;          /* TLS not tried: policy, or broken there before */
-    bool probe;             /* holds the host's one probe */
-    bool greeted_well;      /* EHLO was accepted: the host counts as a success */
-    bool ready;             /* may begin a transaction now */
-    bool slow;              /* patience ran out in this phase */
-    bool closing;           /* QUIT is on its way */
-    bool counted_ready;     /* its destination has been told that it got through (lane.c) */
-    bool started_later;     /* another address of the lane was tried before it */
+    bool in_clear;      /* TLS not tried: policy, or broken there before */
+    bool probe;         /* holds the host's one probe */
+    bool greeted_well;  /* EHLO was accepted: the host counts as a success */
+    bool ready;         /* may begin a transaction now */
+    bool slow;          /* patience ran out in this phase */
+    bool closing;       /* QUIT is on its way */
+    bool counted_ready; /* its destination has been told that it got through (lane.c) */
+    bool started_later; /* another address of the lane was tried before it */
     struct conn conn;
     struct buf out;
     struct smtp_client *smtp;
-    uint64_t replies_seen;  /* smtp_client_replies when the deadline was armed */
+    uint64_t replies_seen; /* smtp_client_replies when the deadline was armed */
     enum smtp_phase phase_seen;
     struct timer limit;
     struct timer patience;
     uint64_t phase_began_ms;
     uint64_t opened_ms;
     struct session_times times;
-    uint32_t messages;      /* transactions begun */
-    const char *ended_in;   /* phase it failed in, for the log */
+    uint32_t messages;    /* transactions begun */
+    const char *ended_in; /* phase it failed in, for the log */
 
-    struct flight *flight;  /* being carried, or NULL */
+    struct flight *flight; /* being carried, or NULL */
     struct smtp_transaction transaction;
     bool sending_body;
     struct body body;
     uint64_t transaction_began_ms;
 };
 
-/* Connects. NULL where nothing could be opened: `*failure_out` says why, and `*host_fault_out` whether the host is to
- * blame (rather than our own want of descriptors). */
+/* Connects. NULL where nothing could be opened: `*failure_out` says why, and `*host_fault_out`
+ * whether the host is to blame (rather than our own want of descriptors). */
 struct session *session_open(struct lane *lane, const struct target *target, bool in_clear,
                              struct reply *failure_out, bool *host_fault_out);
 
