@@ -37,7 +37,7 @@ struct relay {
     struct schedule *schedule;
     struct control *control;
     struct worker *workers;
-    unsigned workers_started;
+    atomic_uint workers_started; /* the committer wakes these: it runs before them */
     int *listeners;
     int signal_fd;
     int wake_fd;           /* written by the committer when the spool has failed */
@@ -58,13 +58,15 @@ static int complain(const struct error *error, int status)
 
 /* ---- called by the committer ---- */
 
-/* Jobs are in the ring: wakes as many sleeping workers as there are jobs. */
+/* Jobs are in the ring: wakes as many sleeping workers as there are jobs. One that has not started
+ * looks into the ring before it first sleeps. */
 static void on_pushed(void *context, unsigned count)
 {
     struct relay *r = context;
+    unsigned running = atomic_load(&r->workers_started);
     unsigned first = atomic_fetch_add_explicit(&r->next_wake, 1, memory_order_relaxed);
-    for (unsigned i = 0; i < r->parts.worker_count && count > 0; i++) {
-        struct worker *w = &r->workers[(first + i) % r->parts.worker_count];
+    for (unsigned i = 0; i < running && count > 0; i++) {
+        struct worker *w = &r->workers[(first + i) % running];
         if (mailbox_wake_sleeper(&w->shared.mailbox))
             count--;
     }
@@ -311,7 +313,7 @@ static bool start_workers(struct relay *r, struct error *error)
     for (unsigned i = 0; i < r->parts.worker_count; i++) {
         if (!worker_start(&r->workers[i], i, &r->parts, error))
             return false;
-        r->workers_started = i + 1;
+        atomic_store(&r->workers_started, i + 1);
     }
     return true;
 }

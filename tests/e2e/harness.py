@@ -467,7 +467,7 @@ class Relay:
         return {"hostname": RELAY_NAME,
                 "workers": {"threads": 2},
                 "submission": {"listen": [{"address": f"127.0.0.1:{self.port}", "proxy_protocol": False}]},
-                "spool": {"path": str(self.folder / "spool"), "free_floor": "1MB"},
+                "spool": {"path": str(self.folder / "spool"), "free_floor": "1MB", "map_size": "16GB"},
                 "log": {"path": str(self.log_path)},
                 "control": {"socket": str(self.folder / "control.sock")},
                 "drain_timeout": "10s"}

@@ -252,15 +252,17 @@ struct ring_job {
     struct ring *ring;
     _Atomic uint64_t *sum;
     atomic_uint *popped;
-    uint64_t first;
+    uint64_t *numbers;
 };
 
 static void *push_numbers(void *context)
 {
     const struct ring_job *j = context;
-    for (uint64_t i = 0; i < LETTERS; i++)
-        while (!ring_push(j->ring, (void *)(uintptr_t)(j->first + i)))
+    for (uint64_t i = 0; i < LETTERS; i++) {
+        j->numbers[i] += i; /* the taker must see it */
+        while (!ring_push(j->ring, &j->numbers[i]))
             (void)sched_yield();
+    }
     return NULL;
 }
 
@@ -268,12 +270,12 @@ static void *pop_numbers(void *context)
 {
     const struct ring_job *j = context;
     while (atomic_load(j->popped) < 2 * LETTERS) {
-        void *item = ring_pop(j->ring);
-        if (item == NULL) {
+        const uint64_t *number = ring_pop(j->ring);
+        if (number == NULL) {
             (void)sched_yield();
             continue;
         }
-        atomic_fetch_add(j->sum, (uint64_t)(uintptr_t)item);
+        atomic_fetch_add(j->sum, *number);
         atomic_fetch_add(j->popped, 1);
     }
     return NULL;
@@ -283,12 +285,15 @@ static void the_ring_gives_each_job_to_one_taker(void **state)
 {
     (void)state;
     struct ring *ring = ring_create(64);
+    static uint64_t numbers[2 * LETTERS];
+    for (unsigned i = 0; i < 2 * LETTERS; i++)
+        numbers[i] = i < LETTERS ? 1 : 1 + LETTERS;
     _Atomic uint64_t sum = 0;
     atomic_uint popped = 0;
     pthread_t threads[4];
     struct ring_job jobs[4];
     for (unsigned i = 0; i < 4; i++) {
-        jobs[i] = (struct ring_job){ring, &sum, &popped, 1 + (uint64_t)i * LETTERS};
+        jobs[i] = (struct ring_job){ring, &sum, &popped, &numbers[i % 2 * LETTERS]};
         assert_int_equal(
             pthread_create(&threads[i], NULL, i < 2 ? push_numbers : pop_numbers, &jobs[i]), 0);
     }

@@ -386,12 +386,11 @@ static void outcome_of_one(struct worker *w, struct delivery *d, const struct re
                               .recipients = recipients,
                               .outcome = o,
                               .exchange = SLICE_LIT("")};
+    list_remove(&d->shared.queue_link); /* the delivery is the committer's from here on */
     submit(w, &results, NULL);
     free(recipients);
-    if (f != NULL) {
-        (void)list_pop_front(&f->deliveries);
+    if (f != NULL)
         flight_destroy(&f);
-    }
 }
 
 void outcome_of_list(struct worker *w, struct link *list, const struct reply *reply,
