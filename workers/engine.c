@@ -1,0 +1,336 @@
+#include "workers/engine.h"
+
+#include "core/base/assert.h"
+#include "core/base/clock.h"
+#include "core/base/net.h"
+#include "workers/inbound/client_counts.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+enum {
+    RESERVED_DESCRIPTORS =
+        1024 + 64, /* libunbound's outgoing-range (DESIGN.md 8), files, eventfds */
+    FLIGHTS_MAX = 512,
+    FLIGHT_LIMIT_MS = 20000,
+};
+
+/* ---- called by the committer ---- */
+
+/* Jobs are in the ring: wakes as many sleeping workers as there are jobs. One that has not started
+ * looks into the ring before it first sleeps. */
+static void on_pushed(void *context, unsigned count)
+{
+    struct engine *e = context;
+    unsigned running = atomic_load(&e->workers_started);
+    unsigned first = atomic_fetch_add_explicit(&e->next_wake, 1, memory_order_relaxed);
+    for (unsigned i = 0; i < running && count > 0; i++) {
+        struct worker *w = &e->workers[(first + i) % running];
+        if (mailbox_wake_sleeper(&w->shared.mailbox))
+            count--;
+    }
+}
+
+static void on_spool_failed(void *context, const char *what)
+{
+    struct engine *e = context;
+    (void)fprintf(stderr,
+                  "onward: the spool cannot be written: %s; taking no more mail and stopping. What "
+                  "got its 250 is in the spool: mend the disk and start again\n",
+                  what);
+    log_note(e->parts.log, "fatal", what);
+    atomic_store(&e->failed, true);
+    uint64_t one = 1;
+    if (e->failed_fd >= 0)
+        (void)!write(e->failed_fd, &one, sizeof one);
+}
+
+static void on_damaged(void *context, uint64_t id)
+{
+    struct engine *e = context;
+    char text[96], name[ENVELOPE_ID_SIZE];
+    envelope_id_format(id, name);
+    (void)snprintf(text, sizeof text, "%s cannot be read or held in memory; it stays in the spool",
+                   name);
+    log_note(e->parts.log, "damaged", text);
+}
+
+/* ---- starting: what is used is there first ---- */
+
+/* Raises the soft limit on descriptors to the hard one; returns how many connections each worker
+ * may have. */
+static unsigned sessions_per_worker(const struct config *c)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        limit = (struct rlimit){.rlim_cur = 1024, .rlim_max = 1024};
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+    uint64_t all = limit.rlim_cur < 1 << 20 ? limit.rlim_cur : 1 << 20;
+    uint64_t taken = RESERVED_DESCRIPTORS + c->submission.connections_max;
+    uint64_t left = all > taken + 64 ? all - taken : 64;
+    if (c->delivery.connections_max > 0 && c->delivery.connections_max < left)
+        left = c->delivery.connections_max;
+    uint64_t each = left / c->workers.threads;
+    return each > 0 ? (unsigned)each : 1;
+}
+
+static bool open_listeners(struct engine *e, struct error *error)
+{
+    const struct config *c = e->parts.config;
+    e->listeners = calloc(c->submission.listener_count, sizeof *e->listeners);
+    if (e->listeners == NULL) {
+        error_set(error, "out of memory");
+        return false;
+    }
+    for (unsigned i = 0; i < c->submission.listener_count; i++) {
+        e->listeners[i] = net_listen(&c->submission.listeners[i].address, error);
+        if (e->listeners[i] < 0)
+            return false;
+        e->parts.listener_count = i + 1;
+    }
+    e->parts.listeners = e->listeners;
+    return true;
+}
+
+static bool open_spool(struct engine *e, struct error *error)
+{
+    const struct config *c = e->parts.config;
+    struct store_options options = {.path = c->spool.path,
+                                    .map_bytes = c->spool.map_size,
+                                    .free_floor_bytes = c->spool.free_floor,
+                                    .readers_max = c->workers.threads + 16};
+    e->parts.store = store_open(&options, error);
+    if (e->parts.store == NULL)
+        return false;
+    uint64_t by_clock = clock_wall_ms() << 20; /* grows with time, so ids sort by age */
+    uint64_t last = store_last_id(e->parts.store);
+    atomic_init(&e->parts.shared->next_id, (last > by_clock ? last : by_clock) + 1);
+    return true;
+}
+
+struct schedule_policy engine_policy(const struct config *c)
+{
+    return (struct schedule_policy){.retry_first_ms = c->retry.first_ms,
+                                    .retry_max_ms = c->retry.max_ms,
+                                    .age_limit_ms = c->retry.age_limit_ms,
+                                    .jitter_percent = 10};
+}
+
+static bool start_committer(struct engine *e, struct error *error)
+{
+    struct random random;
+    random_init(&random);
+    struct schedule_options options = {.policy = engine_policy(e->parts.config),
+                                       .ring = e->parts.jobs,
+                                       .destinations = e->parts.destinations,
+                                       .on_pushed = on_pushed,
+                                       .context = e,
+                                       .random_seed = random_u64(&random)};
+    e->schedule = schedule_create(&options, clock_mono_ms(), clock_wall_ms());
+    if (e->schedule == NULL) {
+        error_set(error, "out of memory for the schedule");
+        return false;
+    }
+    struct committer_options committer = {.store = e->parts.store,
+                                          .schedule = e->schedule,
+                                          .on_fatal = on_spool_failed,
+                                          .on_damaged = on_damaged,
+                                          .context = e};
+    e->parts.committer = committer_start(&committer, error);
+    return e->parts.committer != NULL;
+}
+
+/* Our own addresses: those we listen on at the delivery port, and the configured ones. */
+static struct address *own_addresses(const struct config *c, unsigned *count_out)
+{
+    unsigned max = c->own_address_count + c->submission.listener_count;
+    struct address *own = calloc(max + 1, sizeof *own);
+    unsigned count = 0;
+    for (unsigned i = 0; own != NULL && i < c->own_address_count; i++)
+        own[count++] = c->own_addresses[i];
+    for (unsigned i = 0; own != NULL && i < c->submission.listener_count; i++)
+        if (c->submission.listeners[i].address.port == c->delivery.port)
+            own[count++] = c->submission.listeners[i].address;
+    *count_out = count;
+    return own;
+}
+
+static struct resolver_zone *stub_zones(const struct config *c)
+{
+    unsigned count = 0;
+    while (c->dns.stub_zones[count].name != NULL)
+        count++;
+    struct resolver_zone *zones = calloc(count + 1, sizeof *zones);
+    for (unsigned i = 0; zones != NULL && i < count; i++)
+        zones[i] = (struct resolver_zone){c->dns.stub_zones[i].name, c->dns.stub_zones[i].servers};
+    return zones;
+}
+
+static bool start_resolver(struct engine *e, struct error *error)
+{
+    const struct config *c = e->parts.config;
+    unsigned own_count = 0;
+    struct address *own = own_addresses(c, &own_count);
+    struct resolver_zone *stubs = stub_zones(c);
+    if (own != NULL && stubs != NULL) {
+        struct resolver_options options = {.forwarders = c->dns.forwarders,
+                                           .stubs = stubs,
+                                           .unbound_options = c->dns.unbound,
+                                           .dnssec = c->dns.dnssec,
+                                           .own_names = c->own_names,
+                                           .own_addresses = own,
+                                           .own_address_count = own_count,
+                                           .delivery_port = c->delivery.port,
+                                           .use_ipv4 = c->delivery.use_ipv4,
+                                           .use_ipv6 = c->delivery.use_ipv6,
+                                           .flights_max = FLIGHTS_MAX,
+                                           .flight_limit_ms = FLIGHT_LIMIT_MS,
+                                           .cache_entries_max = c->dns.cache_entries};
+        e->parts.resolver = resolver_start(&options, error);
+    } else {
+        error_set(error, "out of memory for the resolver");
+    }
+    free(own);
+    free(stubs);
+    return e->parts.resolver != NULL;
+}
+
+static bool create_tables(struct engine *e, struct error *error)
+{
+    const struct config *c = e->parts.config;
+    struct random random;
+    random_init(&random);
+    struct health_options health = {.entries = c->health.entries,
+                                    .demote_first_ms = c->health.demote_first_ms,
+                                    .demote_max_ms = c->health.demote_max_ms,
+                                    .down_first_ms = c->health.down_first_ms,
+                                    .tls_broken_ms = c->health.tls_broken_ms,
+                                    .patience_min_ms = c->delivery.patience_min_ms,
+                                    .patience_max_ms = c->delivery.patience_max_ms};
+    e->parts.health = health_create(&health);
+    e->parts.destinations = destination_table_create();
+    e->parts.jobs = ring_create(c->workers.job_ring_slots);
+    e->parts.shared->clients = client_counts_create();
+    e->workers = calloc(c->workers.threads, sizeof *e->workers);
+    e->parts.workers = e->workers;
+    e->parts.worker_count = c->workers.threads;
+    e->parts.sessions_max = sessions_per_worker(c);
+    if (e->parts.health == NULL || e->parts.destinations == NULL || e->parts.jobs == NULL ||
+        e->parts.shared->clients == NULL || e->workers == NULL) {
+        error_set(error, "out of memory for the shared tables");
+        return false;
+    }
+    if (c->delivery.tls == CONFIG_TLS_OFF)
+        return true;
+    e->parts.tls =
+        tls_create(c->delivery.tls == CONFIG_TLS_REQUIRED, c->delivery.tls_ca_file, error);
+    return e->parts.tls != NULL;
+}
+
+static bool start_workers(struct engine *e, struct error *error)
+{
+    for (unsigned i = 0; i < e->parts.worker_count; i++) {
+        if (!worker_start(&e->workers[i], i, &e->parts, error))
+            return false;
+        atomic_store(&e->workers_started, i + 1);
+    }
+    return true;
+}
+
+/* Everything, one after the other; returns 0 or the exit status of what failed. */
+static int start(struct engine *e, bool listen, struct error *error)
+{
+    if (!create_tables(e, error))
+        return EX_OSERR;
+    if (!open_spool(e, error))
+        return EX_TEMPFAIL;
+    if (listen && !open_listeners(e, error))
+        return EX_UNAVAILABLE;
+    if (!start_resolver(e, error))
+        return EX_CONFIG;
+    if (!start_committer(e, error))
+        return EX_TEMPFAIL;
+    return start_workers(e, error) ? 0 : EX_OSERR;
+}
+
+int engine_start(struct engine *e, const struct config *config, struct log *log, bool listen,
+                 struct error *error)
+{
+    void *shared = aligned_alloc(64, (sizeof *e->parts.shared + 63) / 64 * 64);
+    ASSERT(shared != NULL);
+    memset(shared, 0, sizeof *e->parts.shared);
+    e->parts.config = config;
+    e->parts.log = log;
+    e->parts.shared = shared;
+    return start(e, listen, error);
+}
+
+/* ---- stopping ---- */
+
+void engine_drain(struct engine *e)
+{
+    atomic_store(&e->parts.shared->draining, true);
+    for (unsigned i = 0; i < e->workers_started; i++)
+        (void)worker_drain(&e->workers[i]);
+}
+
+bool engine_is_quiet(struct engine *e)
+{
+    for (unsigned i = 0; i < e->workers_started; i++)
+        if (!worker_is_quiet(&e->workers[i]))
+            return false;
+    return true;
+}
+
+static void close_listeners(struct engine *e)
+{
+    for (unsigned i = 0; i < e->parts.listener_count; i++)
+        net_close(e->listeners[i]);
+    free(e->listeners);
+}
+
+/* What still waits at a destination is let go: the schedule frees it, and the spool has it. */
+static void empty_destination(void *context, struct destination *d)
+{
+    struct link list;
+    (void)context;
+    list_init(&list);
+    (void)destination_take_all(d, &list);
+    while (list_pop_front(&list) != NULL)
+        continue;
+}
+
+/* Takes everything down, whatever of it was started. */
+void engine_stop(struct engine *e)
+{
+    if (e->parts.shared == NULL) /* it was never started */
+        return;
+    for (unsigned i = 0; i < e->workers_started; i++)
+        worker_stop(&e->workers[i]);
+    if (e->parts.resolver != NULL)
+        resolver_stop(&e->parts.resolver);
+    if (e->parts.committer != NULL)
+        committer_stop(&e->parts.committer);
+    for (unsigned i = 0; i < e->workers_started; i++)
+        worker_bury(&e->workers[i]);
+    close_listeners(e);
+    while (e->parts.jobs != NULL && ring_pop(e->parts.jobs) != NULL)
+        continue; /* the schedule frees them */
+    if (e->parts.destinations != NULL)
+        destination_table_visit(e->parts.destinations, empty_destination, NULL);
+    if (e->schedule != NULL)
+        schedule_destroy(&e->schedule);
+    if (e->parts.store != NULL)
+        store_close(&e->parts.store);
+    destination_table_destroy(&e->parts.destinations);
+    health_destroy(&e->parts.health);
+    client_counts_destroy(&e->parts.shared->clients);
+    ring_destroy(&e->parts.jobs);
+    tls_destroy(&e->parts.tls);
+    free(e->workers);
+    free(e->parts.shared);
+}

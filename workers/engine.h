@@ -1,0 +1,43 @@
+/* The engine: the relay's shared parts and its threads, started in order and stopped in reverse.
+ * `onward serve` puts signals, control socket and reloads around it (relay.h); `onward trace` runs
+ * one of its own for a single message.
+ *
+ *   tables -> spool -> listeners -> resolver -> committer (with the schedule) -> workers
+ *
+ * Owned by the main thread, which alone starts, drains and stops it. */
+#ifndef ONWARD_WORKERS_ENGINE_H
+#define ONWARD_WORKERS_ENGINE_H
+
+#include "core/queue/schedule.h"
+#include "workers/worker.h"
+
+struct engine {
+    struct worker_parts parts;
+    struct schedule *schedule; /* the committer's thread */
+    struct worker *workers;
+    atomic_uint workers_started; /* the committer wakes these: it runs before them */
+    int *listeners;
+    atomic_uint next_wake; /* the worker to look at first when jobs are pushed */
+    atomic_bool failed;    /* a write or sync of the spool failed: final (DESIGN.md 3) */
+    int failed_fd;         /* an eventfd of the owner's, written then; -1 = none */
+};
+
+/* Starts all of it by `config` (borrowed until engine_stop), taking mail at its listeners where
+ * `listen` is set. `log` may be NULL. Returns 0, or the exit status of what failed (sysexits), with
+ * `error`; engine_stop is due in both cases. */
+int engine_start(struct engine *e, const struct config *config, struct log *log, bool listen,
+                 struct error *error);
+
+/* No new mail and no new transactions; those under way finish. */
+void engine_drain(struct engine *e);
+
+/* Has everything under way ended since engine_drain? */
+bool engine_is_quiet(struct engine *e);
+
+/* The retry and age limits of a configuration. */
+struct schedule_policy engine_policy(const struct config *config);
+
+/* Stops every thread and frees all but the log; whatever of it was started. */
+void engine_stop(struct engine *e);
+
+#endif
