@@ -178,7 +178,7 @@ static struct session *try_target(struct lane *l, const struct target *t, bool i
         return s;
     }
     figure_add(&l->worker->shared.figures.sessions_failed, 1);
-    lane_log_failure(l, t, "connect", &failure, "next exchange");
+    lane_log_failure(l, NULL, t, "connect", &failure, "next exchange");
     note_failure(l, &failure, false);
     if (host_fault)
         tell_health(l, &t->address, HEALTH_EVENT_DOWN);
@@ -298,6 +298,7 @@ void lane_finish(struct lane *l)
  * through. */
 static void spent(struct lane *l)
 {
+    lane_log_spent(l, &l->failure);
     if (destination_figures(l->destination).sessions_ready == 0) {
         struct link list;
         list_init(&list);
@@ -550,7 +551,7 @@ void lane_on_done(struct lane *l, struct session *s)
         l->elsewhere = true;
         l->asked = s->target.address;
         if (is_awaited(l) || start_next(l)) {
-            lane_log_failure(l, &s->target, "transaction", &s->transaction.replies[0],
+            lane_log_failure(l, s, &s->target, "transaction", &s->transaction.replies[0],
                              "one other exchange");
             return;
         }
@@ -609,7 +610,7 @@ void lane_on_end(struct lane *l, struct session *s, enum session_end end, const 
     bool in_clear_next = end == END_TLS_FAILED && !s->in_clear &&
                          l->worker->config->delivery.tls == CONFIG_TLS_OPPORTUNISTIC;
     figure_add(&l->worker->shared.figures.sessions_failed, 1);
-    lane_log_failure(l, &s->target, s->ended_in, reply,
+    lane_log_failure(l, s, &s->target, s->ended_in, reply,
                      stale           ? "new connection"
                      : in_clear_next ? "same exchange in clear"
                                      : "next exchange");
