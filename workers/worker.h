@@ -120,7 +120,15 @@ struct worker {
     } shared;
 };
 
-/* Starts the thread. False with `error`. */
+/* Makes a worker without a thread: the caller's own thread takes its turns. False with `error`. */
+bool worker_init(struct worker *w, unsigned index, const struct worker_parts *parts,
+                 struct error *error);
+
+/* One turn of the loop for `events` that poller_fetch told of. True: there is more to do, so do not
+ * sleep. */
+bool worker_turn(struct worker *w, int events);
+
+/* worker_init, and a thread that takes the turns. False with `error`. */
 bool worker_start(struct worker *w, unsigned index, const struct worker_parts *parts,
                   struct error *error);
 

@@ -51,6 +51,17 @@ static bool is_awaited(const struct lane *l)
     return false;
 }
 
+/* Is one on its way whose patience still holds? */
+static bool is_followed(const struct lane *l)
+{
+    for (struct link *i = l->sessions.next; i != &l->sessions; i = i->next) {
+        const struct session *s = CONTAINER_OF(i, struct session, lane_link);
+        if (!s->greeted_well && !s->slow && !was_asked(l, s))
+            return true;
+    }
+    return false;
+}
+
 static bool all_carriers_slow(const struct lane *l)
 {
     for (struct link *i = l->sessions.next; i != &l->sessions; i = i->next) {
@@ -431,24 +442,32 @@ static void take_next(struct lane *l, struct session *s)
     idle(l, s);
 }
 
-/* Something ended: is there still a way for the flight, or for the queue? */
+/* Is one on its way whose patience holds, or can one be started? */
+static bool race(struct lane *l)
+{
+    return is_followed(l) || start_next(l);
+}
+
+/* Something ended: is there still a way for the flight, or for the queue? Those whose patience is
+ * over are waited for, but not they alone while there is another address. */
 static void go_on(struct lane *l)
 {
     lane_check(l);
+    struct session *ready = find_carrier(l);
     if (l->flight == NULL) {
-        struct session *ready = find_carrier(l);
-        if (ready != NULL && !l->idling)
+        if (l->idling)
+            return;
+        if (ready != NULL)
             take_next(l, ready);
-        else if (list_empty(&l->sessions) && !start_next(l))
+        else if (!race(l) && list_empty(&l->sessions))
             spent(l);
         return;
     }
-    if (l->flight->carriers > 0)
+    if (l->flight->token != NULL || !all_carriers_slow(l))
         return;
-    struct session *carrier = find_carrier(l);
-    if (carrier != NULL)
-        carry(l, carrier);
-    else if (!is_awaited(l) && !start_next(l))
+    if (ready != NULL)
+        carry(l, ready);
+    else if (!race(l) && l->flight->carriers == 0 && !is_awaited(l))
         flight_over(l, NULL);
 }
 
@@ -490,24 +509,15 @@ void lane_on_patience(struct lane *l, struct session *s)
         return;
     }
     tell_health(l, &s->target.address, silence_of(s));
-    bool raced = false;
-    if (s->flight != NULL) {
-        struct session *spare = find_carrier(l);
-        if (l->flight->token == NULL && all_carriers_slow(l)) {
-            raced = spare != NULL || start_next(l);
-            lane_log_patience(l, s, raced);
-            if (spare != NULL)
-                carry(l, spare);
-        }
-    } else if (!s->ready && (l->flight == NULL || l->flight->carriers == 0)) {
-        struct session *spare = find_carrier(l);
-        raced = l->flight != NULL && spare != NULL ? true : spare == NULL && start_next(l);
-        lane_log_patience(l, s, raced);
-        if (l->flight != NULL && spare != NULL)
-            carry(l, spare);
-    }
+    if (l->flight != NULL ? l->flight->token != NULL || !all_carriers_slow(l) : s->ready)
+        return; /* somebody is on his way to the commit point, or behind it */
+    struct session *spare = l->flight != NULL ? find_carrier(l) : NULL;
+    bool raced = spare != NULL || race(l);
+    lane_log_patience(l, s, raced);
     if (raced)
         figure_add(&l->worker->shared.figures.races_started, 1);
+    if (spare != NULL)
+        carry(l, spare);
 }
 
 static bool all_refused_for_good(const struct session *s)
@@ -541,6 +551,7 @@ void lane_on_done(struct lane *l, struct session *s)
         l->elsewhere = true;
         l->asked = s->target.address;
         note_failure(l, &s->transaction.replies[0], false);
+        go_on(l);
         return;
     }
     let_carriers_go(l);
@@ -629,7 +640,7 @@ void lane_on_end(struct lane *l, struct session *s, enum session_end end, const 
     if (stale && list_empty(&l->sessions))
         l->next_target = 0;
     if (l->flight != NULL && l->flight->carriers == 0 && !flight_has_untried(l->flight))
-        flight_over(l, NULL);
+        flight_over(l, l->flight->unknown ? s : NULL);
     else
         go_on(l);
 }
