@@ -489,24 +489,18 @@ void lane_on_patience(struct lane *l, struct session *s)
         return;
     }
     tell_health(l, &s->target.address, silence_of(s));
-    bool raced = false;
-    if (s->flight != NULL) {
-        struct session *spare = find_carrier(l);
-        if (l->flight->token == NULL && all_carriers_slow(l)) {
-            raced = spare != NULL || start_next(l);
-            lane_log_patience(l, s, raced);
-            if (spare != NULL)
-                carry(l, spare);
-        }
-    } else if (!s->ready && (l->flight == NULL || l->flight->carriers == 0)) {
-        struct session *spare = find_carrier(l);
-        raced = l->flight != NULL && spare != NULL ? true : spare == NULL && start_next(l);
-        lane_log_patience(l, s, raced);
-        if (l->flight != NULL && spare != NULL)
-            carry(l, spare);
-    }
+    bool wanted = s->flight != NULL ? l->flight->token == NULL && all_carriers_slow(l)
+                                    : !s->ready && (l->flight == NULL || l->flight->carriers == 0);
+    if (!wanted)
+        return;
+    struct session *spare = find_carrier(l);
+    bool carries = l->flight != NULL && spare != NULL;
+    bool raced = carries || (spare == NULL && start_next(l));
+    lane_log_patience(l, s, raced);
     if (raced)
         figure_add(&l->worker->shared.figures.races_started, 1);
+    if (carries)
+        carry(l, spare); /* last: where it can take none of the recipients, the lane may end */
 }
 
 static bool all_refused_for_good(const struct session *s)
