@@ -44,6 +44,7 @@ struct packet {
                                * ANSWER_NXDOMAIN as RFC 2308 5 has it; PACKET_TTL_UNKNOWN if neither */
 };
 
+/* One MX record. */
 struct packet_mx {
     uint16_t preference;
     bool is_root; /* "." (RFC 7505) */

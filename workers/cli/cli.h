@@ -15,6 +15,7 @@ struct cli_options {
     bool json;
 };
 
+/* The commands. */
 int cmd_serve(int argc, char **argv);
 int cmd_check_config(int argc, char **argv);
 int cmd_send(int argc, char **argv);

@@ -74,7 +74,7 @@ int cli_ask(const struct cli_options *options, json_t *request,
                            config->control.socket)
                 : cli_fail(EX_UNAVAILABLE,
                            "no relay answers on %s (%s); start it with `onward serve -c %s`",
-                           config->control.socket, strerror(errno), options->config_path);
+                           config->control.socket, strerrordesc_np(errno), options->config_path);
     } else {
         status = json_dumpf(request, stream, JSON_COMPACT) == 0 && fputc('\n', stream) != EOF &&
                          fflush(stream) == 0

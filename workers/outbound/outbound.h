@@ -36,6 +36,7 @@ void outbound_end_turn(struct outbound *o);
 /* Room for one more connection, if need be by closing the oldest idle one. */
 bool outbound_has_room(struct outbound *o);
 
+/* Takes no more jobs and ends every lane after its flight; or cuts everything (lane_abandon). */
 void outbound_drain(struct outbound *o);
 void outbound_abandon(struct outbound *o);
 
