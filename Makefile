@@ -14,6 +14,7 @@ BUILD_PACKAGES := gcc libc6-dev pkg-config libunbound-dev libjemalloc-dev liblmd
                   libidn2-dev libjansson-dev libsystemd-dev
 RUN_PACKAGES   := dns-root-data
 TEST_PACKAGES  := libcmocka-dev nsd postfix swaks openssl python3 iproute2 clang libclang-rt-14-dev procps
+TIDY_PACKAGES  := libcmocka-dev clang-tidy clang-format python3 git
 DEMO_PACKAGES  := nsd postfix swaks python3
 
 ifeq ($(origin CC),default)
@@ -54,8 +55,8 @@ UNITS    := $(sort $(wildcard tests/unit/test_*.c))
 UNIT_BINARIES := $(UNITS:tests/unit/%.c=$(BUILD)/tests/%)
 FUZZERS  := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all help deps-build deps-demo deps-check build demo check quick asan tsan unit sim fuzz fuzz-binaries tidy format bench \
-        install clean
+.PHONY: all help deps-build deps-demo deps-check deps-tidy build demo check quick asan tsan unit sim fuzz fuzz-binaries tidy \
+        format bench install clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -103,6 +104,8 @@ deps-demo:
 	@tests/install-packages $(BUILD_PACKAGES) $(RUN_PACKAGES) $(DEMO_PACKAGES)
 deps-check:
 	@tests/install-packages $(BUILD_PACKAGES) $(RUN_PACKAGES) $(TEST_PACKAGES)
+deps-tidy:
+	@tests/install-packages $(BUILD_PACKAGES) $(TIDY_PACKAGES)
 
 # ---- tests ----
 
@@ -143,7 +146,7 @@ $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/modules.a
 
 # ---- care ----
 
-tidy: ## static analysis: clang-tidy, include arrows, documented headers
+tidy: deps-tidy ## static analysis: clang-tidy, include arrows, documented headers
 	@tests/tidy
 
 format: ## lay out all C files by .clang-format

@@ -88,7 +88,7 @@ static const struct state_rule *rule_of(enum health_state state)
 const char *health_state_name(enum health_state state)
 {
     static const char *const names[] = {
-#define X(state_, name_) [state_] = name_,
+#define X(state_, name_) [state_] = (name_),
         HEALTH_STATES(X)
 #undef X
     };

@@ -70,6 +70,7 @@ enum health_phase {
 
 struct health;
 
+/* Sizes and times; copied by health_create. */
 struct health_options {
     unsigned entries;         /* a power of two */
     uint64_t demote_first_ms; /* 60 s */
@@ -137,6 +138,7 @@ bool health_clear(struct health *h, const struct address *a);
 void health_visit(const struct health *h, void (*visit)(void *context, const struct health_view *v),
                   void *context);
 
+/* "healthy" and so on. Static storage. */
 const char *health_state_name(enum health_state state);
 
 #endif

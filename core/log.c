@@ -252,7 +252,7 @@ static void open_file(struct log *log, struct error *error)
     }
     int fd = open(log->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0640);
     if (fd < 0) {
-        error_set(error, "cannot open log.path %s: %s", log->path, strerror(errno));
+        error_set(error, "cannot open log.path %s: %m", log->path);
         return; /* a reopen that fails goes on with the old file */
     }
     if (log->fd >= 0)
@@ -370,7 +370,7 @@ struct log *log_open(const char *path, struct error *error)
     }
     int rc = pthread_create(&log->thread, NULL, run, log);
     if (rc != 0) {
-        error_set(error, "the log cannot start its thread: %s", strerror(rc));
+        error_set(error, "the log cannot start its thread: %s", strerrordesc_np(rc));
         mailbox_fini(&log->mailbox);
         free(log->path);
         free(log);

@@ -31,8 +31,10 @@ void log_close(struct log **l);
 /* Reopens the file by its name (after rotation): carried out by the log thread soon. Any thread. */
 void log_reopen(struct log *l);
 
+/* Lines dropped since the log was opened. Any thread. */
 uint64_t log_dropped(const struct log *l);
 
+/* A line being written: on the stack of whoever writes it, between log_begin and log_end. */
 struct log_line {
     struct log *log;
     struct log_record

@@ -30,9 +30,11 @@ const struct route *cache_peek(struct cache *c, struct slice domain, uint64_t mo
  * never replaces a route that still holds. Any thread. */
 void cache_put(struct cache *c, const struct route *route, uint64_t mono_ms);
 
+/* Since it was made, and routes held now. */
 struct cache_figures {
     uint64_t hits, misses, entries;
 };
+/* A relaxed reading. Any thread. */
 struct cache_figures cache_figures(struct cache *c);
 
 #endif

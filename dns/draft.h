@@ -37,6 +37,7 @@ struct draft_rules {
     bool use_ipv4, use_ipv6;
 };
 
+/* One exchange as far as it is known. */
 struct draft_exchange {
     char name[DOMAIN_SIZE];
     uint16_t preference;

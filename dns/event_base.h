@@ -36,6 +36,7 @@ bool event_base_wake_on(struct event_base *b, int fd);
 /* The loop's timers, for the owner's own deadlines. */
 struct timer_wheel *event_base_timers(struct event_base *b);
 
+/* One turn: waits for readiness or the next deadline (or only looks), then calls what is due. */
 void event_base_wait(struct event_base *b, bool may_sleep);
 void event_base_dispatch(struct event_base *b);
 

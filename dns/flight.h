@@ -38,6 +38,7 @@ struct flight_deck {
 
 enum flight_state { FLIGHT_ASKS_MX, FLIGHT_ASKS_ADDRESSES, FLIGHT_LANDED };
 
+/* One question to libunbound, owned by its flight: the callback's context. */
 struct lookup {
     uint32_t magic;
     int id; /* libunbound's, to cancel it */
@@ -75,6 +76,7 @@ void flight_start(struct flight *f, struct flight_deck *deck, struct slice domai
  * any time. */
 void flight_fini(struct flight *f);
 
+/* For logs. Static storage. */
 const char *flight_state_name(enum flight_state state);
 
 #endif

@@ -5,12 +5,14 @@
 
 #include "core/base/slice.h"
 
+/* Spreads every bit of `x` over all others. */
 static inline uint64_t hash_mix(uint64_t x)
 {
     x = (x ^ (x >> 32)) * 0xd6e8feb86659fd93u;
     return x ^ (x >> 29);
 }
 
+/* `domain` in normal form. */
 static inline uint64_t hash_domain(uint64_t seed, struct slice domain)
 {
     uint64_t hash = seed ^ domain.len;

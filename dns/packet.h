@@ -45,6 +45,7 @@ struct packet {
                                **/
 };
 
+/* One MX record. */
 struct packet_mx {
     uint16_t preference;
     bool is_root; /* "." (RFC 7505) */

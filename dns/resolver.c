@@ -311,7 +311,7 @@ static bool start_thread(struct resolver *r, const struct resolver_options *opti
         if (!startup.ok)
             (void)pthread_join(r->thread, NULL);
     } else {
-        error_set(error, "the dns thread cannot be started: %s", strerror(rc));
+        error_set(error, "the dns thread cannot be started: %s", strerrordesc_np(rc));
     }
     (void)sem_destroy(&startup.done);
     return startup.ok;

@@ -18,6 +18,7 @@
 
 struct resolver;
 
+/* A zone that is asked of servers of its own. */
 struct resolver_zone {
     const char *name;           /* "sampleorg.com" */
     const char *const *servers; /* "127.0.0.1@5353"; NULL-terminated */
@@ -66,11 +67,13 @@ struct resolver_query {
 /* Hands the query over and nulls the pointer. Any thread; never blocks. */
 void resolver_ask(struct resolver *r, struct resolver_query **query);
 
+/* Since the start. */
 struct resolver_figures {
     uint64_t flights, cache_hits, cache_misses;
     uint64_t failures; /* flights that ended in a temporary failure */
     uint64_t cached;   /* routes now */
 };
+/* A relaxed reading. Any thread. */
 struct resolver_figures resolver_figures(struct resolver *r);
 
 #endif

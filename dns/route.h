@@ -17,6 +17,7 @@ enum {
     ROUTE_TARGETS_MAX = 64,   /* addresses an attempt goes through at most */
 };
 
+/* One mail exchange with its addresses. Lives in its route. */
 struct route_exchange {
     const char *name; /* lower-case A-labels, no final dot; the literal's text for literals */
     uint16_t preference;
@@ -49,6 +50,7 @@ struct route {
 const struct route *route_reference(const struct route *r);
 void route_release(const struct route **r);
 
+/* One address to try. Borrows from the route. */
 struct route_target {
     const struct route_exchange *exchange;
     struct address address;

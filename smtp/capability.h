@@ -16,6 +16,7 @@ enum smtp_capability {
     SMTP_CAP_ENHANCED = 128,
 };
 
+/* What one EHLO reply offers: enum smtp_capability bits and limits (RFC 1870, RFC 9422). */
 struct smtp_capabilities {
     unsigned bits;
     uint64_t size_max; /* 0 = no limit told */

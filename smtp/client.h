@@ -56,6 +56,7 @@ enum smtp_phase {
 #undef X
 };
 
+/* The phrase and the limit of the table. Static storage. */
 const char *smtp_phase_name(enum smtp_phase phase);
 uint64_t smtp_phase_limit_ms(enum smtp_phase phase); /* 0 = none */
 
@@ -89,6 +90,7 @@ enum smtp_client_trouble {
     TROUBLE_TLS_REQUIRED, /* policy wants TLS and it is not to be had */
 };
 
+/* Borrowed for the machine's life. */
 struct smtp_client_options {
     const char *ehlo_name;
     enum smtp_tls_policy tls;

@@ -29,6 +29,7 @@ enum smtp_content_status {
     SMTP_CONTENT_END,  /* DATA: the end-of-data line was read */
 };
 
+/* Bounds; what passes one is refused, and read on to its end. */
 struct smtp_content_limits {
     uint64_t bytes_max;
     unsigned line_bytes_max; /* with CRLF */
@@ -56,6 +57,7 @@ struct smtp_content {
     bool has_8bit, has_dot_lines, has_utf8_header;
 };
 
+/* For a new message. `out` is the driver's. */
 void smtp_content_begin(struct smtp_content *c, enum smtp_content_mode mode,
                         const struct smtp_content_limits *limits, struct buf *out);
 

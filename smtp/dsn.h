@@ -10,6 +10,7 @@
 
 enum dsn_kind { DSN_FAILED, DSN_DELAYED, DSN_RELAYED };
 
+/* One recipient that the notice is about. */
 struct dsn_recipient {
     const struct envelope_recipient *recipient;
     const struct reply *reply; /* why; for DSN_RELAYED the exchange's 250 */

@@ -11,6 +11,7 @@ enum {
 
 enum proxy_status { PROXY_NEED_MORE, PROXY_OK, PROXY_LOCAL, PROXY_INVALID };
 
+/* What the header says. */
 struct proxy_header {
     size_t length;         /* bytes of the header: what follows is the connection's own */
     struct address source; /* PROXY_OK: who connected to the balancer */

@@ -23,6 +23,7 @@ enum smtp_reply_status {
     SMTP_REPLY_TOO_LONG, /* over a bound */
 };
 
+/* Parse state of one reply; embedded in its client. */
 struct smtp_reply_parser {
     char line[SMTP_REPLY_LINE_MAX];
     uint16_t line_len;

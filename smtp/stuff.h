@@ -6,6 +6,7 @@
 
 #include "core/base/slice.h"
 
+/* Where in a line the sending stands; all zero at the start of a content. */
 struct stuff_state {
     bool mid_line;    /* the last byte sent was not a LF */
     bool dot_pending; /* the extra dot went out, its line has not begun */

@@ -4,6 +4,7 @@
 
 #include "core/base/buf.h"
 
+/* Only xchar and "+" with two upper-case hexadecimal digits? */
 bool xtext_is_valid(struct slice s);
 
 /* Appends the decoded bytes of valid xtext; bytes that are not printable ASCII come out as '?'. */

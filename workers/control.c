@@ -321,7 +321,7 @@ static int listen_on(const char *path, struct error *error)
               listen(fd, 16) == 0;
     (void)umask(mask);
     if (!ok) {
-        error_set(error, "cannot listen on control.socket %s: %s", path, strerror(errno));
+        error_set(error, "cannot listen on control.socket %s: %m", path);
         if (fd >= 0)
             (void)close(fd);
         return -1;

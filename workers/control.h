@@ -15,6 +15,7 @@
 
 struct control;
 
+/* What requests are answered from; copied, its pointers borrowed for the control's life. */
 struct control_options {
     const struct config *config;
     struct store *store;

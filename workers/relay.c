@@ -80,7 +80,7 @@ static bool block_signals(struct relay *r, struct error *error)
     int rc = pthread_sigmask(SIG_BLOCK, &set, NULL);
     r->signal_fd = rc == 0 ? signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC) : -1;
     if (r->signal_fd < 0)
-        error_set(error, "cannot set up signals: %s", strerror(errno));
+        error_set(error, "cannot set up signals: %m");
     return r->signal_fd >= 0;
 }
 

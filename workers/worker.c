@@ -114,7 +114,7 @@ bool worker_start(struct worker *w, unsigned index, const struct worker_parts *p
         return false;
     int rc = pthread_create(&w->thread, NULL, run, w);
     if (rc != 0)
-        error_set(error, "worker %u: cannot start its thread: %s", index, strerror(rc));
+        error_set(error, "worker %u: cannot start its thread: %s", index, strerrordesc_np(rc));
     return rc == 0;
 }
 

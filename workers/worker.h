@@ -77,12 +77,14 @@ struct worker_parts {
     X(tls_handshakes)                                                                              \
     X(tls_resumed)
 
+/* The same, as counters. */
 struct worker_figures {
 #define X(name) _Atomic uint64_t name;
     WORKER_FIGURES(X)
 #undef X
 };
 
+/* Counts `n` more. Owner thread only. */
 static inline void figure_add(_Atomic uint64_t *figure, uint64_t n)
 {
     /* One writer: no need for a locked instruction. */
@@ -90,6 +92,7 @@ static inline void figure_add(_Atomic uint64_t *figure, uint64_t n)
                           memory_order_relaxed);
 }
 
+/* Counts `n` less. Owner thread only. */
 static inline void figure_drop(_Atomic uint64_t *figure, uint64_t n)
 {
     atomic_store_explicit(figure, atomic_load_explicit(figure, memory_order_relaxed) - n,

@@ -12,6 +12,7 @@ struct address {
     uint16_t port; /* host byte order; 0 where it does not matter */
 };
 
+/* A network: the addresses whose first `prefix_bits` bits are those of `ip`. */
 struct address_net {
     uint8_t ip[16];
     uint8_t prefix_bits; /* 0 to 128, counted on the 16-byte form */
@@ -19,6 +20,7 @@ struct address_net {
 
 enum { ADDRESS_TEXT_SIZE = 64 };
 
+/* From raw bytes in network order. A sockaddr of another family than IPv4 and IPv6 gives false. */
 struct address address_from_v4(const uint8_t ip[4], uint16_t port);
 struct address address_from_v6(const uint8_t ip[16], uint16_t port);
 bool address_from_sockaddr(const struct sockaddr *sa, struct address *out);
@@ -26,6 +28,7 @@ bool address_from_sockaddr(const struct sockaddr *sa, struct address *out);
 /* Fills `ss_out`; returns its length for connect and bind. */
 socklen_t address_to_sockaddr(const struct address *a, struct sockaddr_storage *ss_out);
 
+/* Is it an IPv4 address (in its mapped form)? */
 bool address_is_v4(const struct address *a);
 
 /* Same IP; the port is not compared. */

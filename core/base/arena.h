@@ -12,6 +12,7 @@ struct arena {
     struct arena_block *blocks; /* newest first; owned */
 };
 
+/* An empty arena, and the two ways to take everything back: to use it again, and for good. */
 void arena_init(struct arena *a);
 void arena_clear(struct arena *a); /* everything given out is gone */
 void arena_fini(struct arena *a);

@@ -44,6 +44,8 @@ static inline bool buf_ok(const struct buf *b)
     return !b->overflow;
 }
 
+/* Adds at the end. What would pass the bound, or finds no memory, adds nothing and sets `overflow`,
+ * which stays set: append all, then ask buf_ok once. */
 void buf_append(struct buf *b, struct slice s);
 void buf_append_str(struct buf *b, const char *text);
 void buf_append_u64(struct buf *b, uint64_t value);

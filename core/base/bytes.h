@@ -5,18 +5,21 @@
 
 #include "core/base/buf.h"
 
+/* Writes 4 bytes. */
 static inline void bytes_put_u32(unsigned char *to, uint32_t v)
 {
     for (int i = 3; i >= 0; i--, v >>= 8)
         to[i] = (unsigned char)v;
 }
 
+/* Writes 8 bytes. */
 static inline void bytes_put_u64(unsigned char *to, uint64_t v)
 {
     for (int i = 7; i >= 0; i--, v >>= 8)
         to[i] = (unsigned char)v;
 }
 
+/* The number in `len` bytes (at most 8) at `from`. */
 static inline uint64_t bytes_get(const char *from, int len)
 {
     uint64_t v = 0;
@@ -41,11 +44,13 @@ static inline void bytes_append_string(struct buf *out, struct slice s)
     buf_append(out, s);
 }
 
+/* A place in a record that is being read. Borrows the bytes. */
 struct bytes_cursor {
     struct slice rest;
     bool bad; /* something was read that was not there; everything read since is 0 or empty */
 };
 
+/* The next number of `len` bytes; 0 and `bad` where there are fewer. */
 static inline uint64_t bytes_read(struct bytes_cursor *c, int len)
 {
     if (c->bad || c->rest.len < (size_t)len) {
@@ -57,6 +62,7 @@ static inline uint64_t bytes_read(struct bytes_cursor *c, int len)
     return v;
 }
 
+/* The next `len` bytes, borrowed; empty and `bad` where there are fewer. */
 static inline struct slice bytes_read_slice(struct bytes_cursor *c, size_t len)
 {
     if (c->bad || c->rest.len < len) {
@@ -68,6 +74,7 @@ static inline struct slice bytes_read_slice(struct bytes_cursor *c, size_t len)
     return s;
 }
 
+/* What bytes_append_string wrote. */
 static inline struct slice bytes_read_string(struct bytes_cursor *c)
 {
     size_t len = (size_t)bytes_read(c, 2);

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+/* A list, or a member of one. */
 struct link {
     struct link *next;
     struct link *prev;
@@ -26,6 +27,7 @@ static inline bool list_empty(const struct link *l)
     return l->next == l;
 }
 
+/* `item` is on no list; `at` is a member, or the list itself for its end. */
 static inline void list_insert_before(struct link *at, struct link *item)
 {
     item->prev = at->prev;
@@ -58,7 +60,9 @@ static inline struct link *list_pop_front(struct link *list)
     if (list_empty(list))
         return NULL;
     struct link *first = list->next;
-    list_remove(first);
+    list->next = first->next;
+    first->next->prev = list;
+    list_init(first);
     return first;
 }
 

@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+/* A letter, embedded in what it is about. Its sender lets go of it when it is posted. */
 struct mail {
     struct mail *next;
     void (*on_arrival)(struct mail *mail, void *owner);

@@ -66,7 +66,7 @@ int net_listen(const struct address *a, struct error *error)
     socklen_t len = address_to_sockaddr(a, &ss);
     int fd = socket(ss.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) {
-        error_set(error, "cannot listen on %s: %s", text, strerror(errno));
+        error_set(error, "cannot listen on %s: %m", text);
         return -1;
     }
     set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
@@ -74,9 +74,9 @@ int net_listen(const struct address *a, struct error *error)
         set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, is_wildcard(a) ? 0 : 1);
     if (bind(fd, (struct sockaddr *)&ss, len) != 0 || listen(fd, SOMAXCONN) != 0) {
         error_set(error,
-                  "cannot listen on %s: %s; choose another submission.listen address or stop what "
+                  "cannot listen on %s: %m; choose another submission.listen address or stop what "
                   "uses it",
-                  text, strerror(errno));
+                  text);
         (void)close(fd);
         return -1;
     }

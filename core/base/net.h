@@ -20,6 +20,7 @@ enum net_status {
     NET_NO_RESOURCES, /* descriptors, ports or memory ran out on our side */
 };
 
+/* "refused" and the like, for logs. Static storage. */
 const char *net_status_name(enum net_status status);
 
 /* Listens; returns the descriptor, or -1 with `error`. IPv6 sockets take IPv6 only, except the
@@ -41,6 +42,7 @@ enum net_status net_connect_result(int fd);
 enum net_status net_read(int fd, void *buffer, size_t size, size_t *len_out);
 enum net_status net_writev(int fd, const struct iovec *parts, int count, size_t *len_out);
 
+/* Closes a descriptor; an error cannot be helped. */
 void net_close(int fd);
 
 /* Our own end of a connection. */

@@ -20,6 +20,8 @@ enum poller_mode {
     POLLER_LEVEL_READ_SHARED, /* the same for a listener that several pollers watch: wakes one */
 };
 
+/* One descriptor that is watched; embedded in what it belongs to. `on_ready` runs on the poller's
+ * thread. */
 struct watch {
     void (*on_ready)(struct watch *watch, unsigned events);
     uint32_t slot;

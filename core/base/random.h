@@ -13,6 +13,7 @@ struct random {
 void random_init(struct random *r);
 void random_init_seed(struct random *r, uint64_t seed);
 
+/* 64 uniform bits. */
 uint64_t random_u64(struct random *r);
 
 /* Uniform in [0, bound), without modulo bias; `bound` is at least 1. */

@@ -20,6 +20,7 @@ struct timer {
     void (*on_due)(struct timer *timer, void *owner);
 };
 
+/* The wheel. Owned by one thread. */
 struct timer_wheel {
     uint64_t now_ms; /* the hand: everything due at or before it has been called */
     uint64_t armed;
@@ -28,6 +29,7 @@ struct timer_wheel {
     struct link slots[TIMER_LEVELS][TIMER_SLOTS];
 };
 
+/* An empty wheel at `now_ms`; `owner` is what on_due gets. */
 void timer_wheel_init(struct timer_wheel *w, uint64_t now_ms, void *owner);
 
 /* Must precede the first arm. `on_due` runs on the wheel's thread and may arm, disarm or free. */

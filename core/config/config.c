@@ -250,6 +250,7 @@ static bool load_document(struct config_loader *l, const char *text, size_t len)
         ok = walk(l, root, "", &seen);
     ok = ok && fill_hostname(l) && fill_postmaster(l) && fill_own_names(l) &&
          check_together(l, &seen);
+    l->document = NULL;
     yaml_document_delete(&document);
     yaml_parser_delete(&parser);
     return ok;
@@ -285,8 +286,7 @@ struct config *config_load(const char *path, struct error *error)
 {
     FILE *file = fopen(path, "re");
     if (file == NULL) {
-        error_set(error, "%s: cannot be read: %s; give a configuration with -c FILE", path,
-                  strerror(errno));
+        error_set(error, "%s: cannot be read: %m; give a configuration with -c FILE", path);
         return NULL;
     }
     char *text = malloc(FILE_BYTES_MAX + 1);

@@ -11,11 +11,13 @@
 #include "core/base/address.h"
 #include "core/base/error.h"
 
+/* One entry of submission.listen. */
 struct config_listener {
     struct address address;
     bool proxy_protocol; /* connections from submission.proxy_from must open with a PROXY header */
 };
 
+/* One entry of dns.stub_zones. */
 struct config_stub_zone {
     const char *name;
     const char *const *servers; /* "127.0.0.1@5353", NULL-terminated */
@@ -127,6 +129,7 @@ struct config *config_load(const char *path, struct error *error);
 struct config *config_load_text(const char *text, size_t len, const char *name,
                                 struct error *error);
 
+/* Nulls the caller's pointer; NULL is harmless. */
 void config_free(struct config **c);
 
 /* What a reload cannot change (spool path, listeners, threads...): the first key that differs, or

@@ -4,6 +4,8 @@
 
 #include "core/base/slice.h"
 
+enum { UNITS_TEXT_SIZE = 32 };
+
 /* "500ms", "30s", "5m", "4h", "5d", or "0", to milliseconds. False: no number, no or unknown unit,
  * overflow. */
 bool units_parse_duration(struct slice text, uint64_t *ms_out);
@@ -12,7 +14,6 @@ bool units_parse_duration(struct slice text, uint64_t *ms_out);
 bool units_parse_size(struct slice text, uint64_t *bytes_out);
 
 /* "4h10m", "35s", "120ms": the two largest units that are not zero. */
-enum { UNITS_TEXT_SIZE = 32 };
 void units_format_duration(uint64_t ms, char out[UNITS_TEXT_SIZE]);
 
 /* "10.2KB", "3MB" */

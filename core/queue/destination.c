@@ -134,17 +134,23 @@ static void forget(struct destination *d)
     pthread_mutex_unlock(&t->forget_lock);
 }
 
-static void release(struct destination *d)
+static void release_many(struct destination *d, uint64_t count)
 {
     struct shard *shard = d->shard;
     pthread_mutex_lock(&shard->lock);
-    ASSERT(d->references > 0);
-    bool last = --d->references == 0;
+    ASSERT(d->references >= count);
+    d->references -= count;
+    bool last = count > 0 && d->references == 0;
     if (last)
         list_remove(&d->bucket_link);
     pthread_mutex_unlock(&shard->lock);
     if (last)
         forget(d);
+}
+
+static void release(struct destination *d)
+{
+    release_many(d, 1);
 }
 
 void destination_release(struct destination **d)
@@ -228,12 +234,6 @@ static void unlink_locked(struct destination *d, struct delivery *delivery)
     list_remove(&delivery->shared.queue_link);
     atomic_store(&delivery->shared.destination, NULL);
     d->shared.queued--;
-}
-
-static void release_many(struct destination *d, uint64_t count)
-{
-    for (uint64_t i = 0; i < count; i++)
-        release(d);
 }
 
 unsigned destination_take(struct destination *d, uint32_t recipients_max, struct link *out)

@@ -26,6 +26,7 @@ struct idle_lane {
     bool queued;      /* guard: the destination's lock; on the idle list */
 };
 
+/* An empty table; NULL: out of memory. */
 struct destination_table *destination_table_create(void);
 void destination_table_destroy(struct destination_table **t); /* all must be unreferenced */
 
@@ -34,6 +35,7 @@ struct destination *destination_acquire(struct destination_table *t, struct slic
 void destination_reference(struct destination *d);
 void destination_release(struct destination **d);
 
+/* The key it was acquired by. Borrowed from the destination. */
 struct slice destination_key(const struct destination *d);
 
 /* What the caller of destination_enqueue must do. */
@@ -85,10 +87,12 @@ void destination_lane_begin(struct destination *d);
  * who opens a lane anew. Never so where `stopping`. */
 bool destination_lane_end(struct destination *d, bool stopping);
 
+/* A reading, taken under the lock. */
 struct destination_figures {
     uint64_t queued;
     unsigned lanes, sessions_ready, idle;
 };
+/* What it has now. Any thread. */
 struct destination_figures destination_figures(struct destination *d);
 
 /* Calls `visit` for each destination, without the table's lock held during the call. */

@@ -78,9 +78,9 @@ void schedule_destroy(struct schedule **s)
 {
     if (*s == NULL)
         return;
-    for (struct link *l; (l = (*s)->messages.next) != &(*s)->messages;) {
+    for (struct link *l; (l = list_pop_front(&(*s)->messages)) != NULL;) {
         struct message *m = CONTAINER_OF(l, struct message, queue_link);
-        for (struct link *k; (k = m->deliveries.next) != &m->deliveries;)
+        for (struct link *k; (k = list_pop_front(&m->deliveries)) != NULL;)
             free_delivery(*s, CONTAINER_OF(k, struct delivery, message_link));
         free_message(*s, m);
     }
@@ -320,7 +320,7 @@ static bool place_recipient(struct schedule *s, struct message *m, struct slice 
 
 static void drop_message(struct schedule *s, struct message *m)
 {
-    for (struct link *k; (k = m->deliveries.next) != &m->deliveries;)
+    for (struct link *k; (k = list_pop_front(&m->deliveries)) != NULL;)
         free_delivery(s, CONTAINER_OF(k, struct delivery, message_link));
     free_message(s, m);
 }

@@ -22,6 +22,7 @@
 
 struct schedule;
 
+/* When to try again and how long; from the configuration. */
 struct schedule_policy {
     uint64_t retry_first_ms;
     uint64_t retry_max_ms;
@@ -29,6 +30,7 @@ struct schedule_policy {
     unsigned jitter_percent;
 };
 
+/* What the schedule works with; copied, its pointers borrowed for its whole life. */
 struct schedule_options {
     struct schedule_policy policy;
     struct ring *ring;                                /* the job ring: struct delivery pointers */
@@ -38,6 +40,8 @@ struct schedule_options {
     uint64_t random_seed;
 };
 
+/* An empty schedule at this time; NULL: out of memory. Destroying it frees what is queued in
+ * memory; the store keeps it. */
 struct schedule *schedule_create(const struct schedule_options *options, uint64_t mono_ms,
                                  uint64_t wall_ms);
 void schedule_destroy(struct schedule **s);
@@ -73,6 +77,7 @@ int schedule_run(struct schedule *s, uint64_t mono_ms, uint64_t wall_ms);
 uint64_t schedule_edit(struct schedule *s, const struct commit_op *op,
                        void (*on_touched)(void *context, const struct delivery *d), void *context);
 
+/* What is queued now, wherever it is. */
 uint64_t schedule_messages(const struct schedule *s);
 uint64_t schedule_recipients(const struct schedule *s);
 

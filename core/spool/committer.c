@@ -364,7 +364,7 @@ struct committer *committer_start(const struct committer_options *options, struc
     load(c);
     int rc = pthread_create(&c->thread, NULL, run, c);
     if (rc != 0) {
-        error_set(error, "the committer cannot start its thread: %s", strerror(rc));
+        error_set(error, "the committer cannot start its thread: %s", strerrordesc_np(rc));
         store_reader_destroy(&c->reader);
         mailbox_fini(&c->mailbox);
         free(c);

@@ -40,6 +40,7 @@ struct commit_message {
 /* What became of one recipient in an attempt. */
 enum outcome_verdict { OUTCOME_DELIVERED, OUTCOME_BOUNCED, OUTCOME_DEFERRED };
 
+/* One recipient's part of an outcome. */
 struct outcome_recipient {
     uint32_t recipient; /* index into the envelope */
     uint8_t verdict;    /* enum outcome_verdict */
@@ -48,6 +49,8 @@ struct outcome_recipient {
 
 enum commit_edit { EDIT_HOLD, EDIT_RELEASE, EDIT_RETRY, EDIT_BOUNCE };
 
+/* Something to make durable. Owned by the committer from committer_submit until on_done, with all
+ * it borrows. */
 struct commit_op {
     struct mail mail;
     enum commit_kind kind;
@@ -80,6 +83,7 @@ struct commit_op {
     } u;
 };
 
+/* What the committer works with; copied, its pointers borrowed for its whole life. */
 struct committer_options {
     struct store *store;
     struct schedule *schedule;
@@ -105,6 +109,7 @@ void committer_stop(struct committer **c);
  * memory. */
 bool committer_set_policy(struct committer *c, const struct schedule_policy *policy);
 
+/* What it has done and what is queued. */
 struct committer_figures {
     uint64_t commits;  /* transactions made durable */
     uint64_t messages; /* stored, bounces included */

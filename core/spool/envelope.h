@@ -27,6 +27,7 @@ enum envelope_flags {
     ENVELOPE_HAS_UTF8_HEADER = 16, /* the header section does hold bytes over 127 */
 };
 
+/* One RCPT (RFC 5321 4.1.1.3). */
 struct envelope_recipient {
     struct slice address; /* local-part@domain as given, no brackets, no source route */
     struct slice domain;  /* routing key: lower-case A-labels, or an address literal "[...]" */

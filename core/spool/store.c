@@ -46,8 +46,8 @@ static bool take_lock(struct store *s, struct error *error)
     (void)snprintf(path, sizeof path, "%s/lock", s->path);
     s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (s->lock_fd < 0) {
-        error_set(error, "cannot open %s: %s; spool.path must be a directory this user may write",
-                  path, strerror(errno));
+        error_set(error, "cannot open %s: %m; spool.path must be a directory this user may write",
+                  path);
         return false;
     }
     if (flock(s->lock_fd, LOCK_EX | LOCK_NB) != 0) {
@@ -61,7 +61,7 @@ static bool take_lock(struct store *s, struct error *error)
     }
     int len = snprintf(holder, sizeof holder, "%ld", (long)getpid());
     if (ftruncate(s->lock_fd, 0) != 0 || pwrite(s->lock_fd, holder, (size_t)len, 0) != len) {
-        error_set(error, "cannot write %s: %s", path, strerror(errno));
+        error_set(error, "cannot write %s: %m", path);
         return false;
     }
     return true;
@@ -193,7 +193,7 @@ struct store *store_open(const struct store_options *options, struct error *erro
     s->lock_fd = -1;
     s->free_floor_bytes = options->free_floor_bytes;
     if (mkdir(s->path, 0700) != 0 && errno != EEXIST) {
-        error_set(error, "cannot create the spool %s: %s", s->path, strerror(errno));
+        error_set(error, "cannot create the spool %s: %m", s->path);
         free(s);
         return NULL;
     }

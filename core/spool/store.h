@@ -37,6 +37,7 @@ enum store_progress {
     PROGRESS_DONE = 2,    /* delivered or bounced; kept only while the message has others left */
 };
 
+/* How far one recipient has got. */
 struct store_state {
     uint8_t progress; /* enum store_progress */
     uint8_t delay_noticed;
@@ -48,6 +49,7 @@ struct store_state {
     char last_exchange[128];  /* "mx.example.org [192.0.2.1]", or empty */
 };
 
+/* Copied by store_open. */
 struct store_options {
     const char *path;          /* directory; created 0700 where missing */
     uint64_t map_bytes;        /* address space to reserve */
@@ -70,6 +72,8 @@ bool store_has_room(struct store *s);
 
 /* ---- writing: committer thread ---- */
 
+/* Opens the transaction, writes into it. After anything but STORE_OK only store_abort is allowed.
+ */
 enum store_status store_begin(struct store *s);
 enum store_status store_put_envelope(struct store *s, uint64_t id, struct slice record);
 enum store_status store_put_chunk(struct store *s, uint64_t id, uint32_t chunk, struct slice bytes);
@@ -92,6 +96,7 @@ void store_reader_destroy(struct store_reader **r);
 bool store_read_begin(struct store_reader *r);
 void store_read_end(struct store_reader *r);
 
+/* Reads under the open snapshot. False: there is none, or it is damaged. */
 bool store_get_envelope(struct store_reader *r, uint64_t id, struct slice *record_out);
 bool store_get_chunk(struct store_reader *r, uint64_t id, uint32_t chunk, struct slice *bytes_out);
 bool store_get_state(struct store_reader *r, uint64_t id, uint32_t recipient,

@@ -1,11 +1,9 @@
 /* The simulation's command line (tests/sim/README.md). */
 #include "tests/sim/sim_runs.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static void print(const char *what, const struct sim_tally *t)
 {
@@ -40,20 +38,9 @@ static int run_list(const char *path, struct sim_tally *t)
     return 0;
 }
 
-/* An assertion of the relay's own broke: it has said which; this says in which world. */
-static void on_abort(int signal_number)
-{
-    char text[96];
-    int len = snprintf(text, sizeof text, "in the world of: sim seed %llu\n",
-                       (unsigned long long)sim_seed());
-    (void)!write(STDERR_FILENO, text, (size_t)len);
-    (void)signal(signal_number, SIG_DFL);
-}
-
 int main(int argc, char **argv)
 {
     struct sim_tally t = {0};
-    (void)signal(SIGABRT, on_abort);
     if (argc == 3 && strcmp(argv[1], "seed") == 0) {
         sim_run_seed(strtoull(argv[2], NULL, 10), true, &t);
         print("seed", &t);

@@ -64,9 +64,6 @@ struct sim_message *sim_world_send(struct sim_world *w, struct sim_domain *const
 /* Runs until every recipient has its end and every connection is closed, and checks the books. */
 void sim_world_run(struct sim_world *w);
 
-/* The seed of the world that runs. */
-uint64_t sim_seed(void);
-
 /* Ends the process, saying what is wrong, when, and in which world. */
 _Noreturn void sim_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

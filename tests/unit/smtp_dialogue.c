@@ -240,7 +240,7 @@ static void play(const struct dialogue *d, const char *script, size_t piece)
                                               .recipient_count = d->recipient_count};
     for (struct slice rest = slice_str(script); rest.len > 0;) {
         struct slice line = slice_take(rest, slice_find(rest, '\n'));
-        char text[LINE_SIZE];
+        char text[LINE_SIZE] = "";
         assert_true(line.len >= 2 && slice_to_cstr(line, text, sizeof text));
         rest = slice_skip(rest, line.len + 1);
         p.line++;

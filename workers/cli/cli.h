@@ -16,6 +16,7 @@ struct cli_options {
     bool quiet; /* no word where no relay runs */
 };
 
+/* The commands. */
 int cmd_serve(int argc, char **argv);
 int cmd_check_config(int argc, char **argv);
 int cmd_send(int argc, char **argv);

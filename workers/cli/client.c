@@ -65,7 +65,7 @@ static int no_relay(const struct cli_options *options, const char *socket)
                         socket);
     return cli_fail(EX_UNAVAILABLE,
                     "no relay answers on %s (%s); start it with `onward serve -c %s`", socket,
-                    strerror(errno), options->config_path);
+                    strerrordesc_np(errno), options->config_path);
 }
 
 int cli_ask(const struct cli_options *options, json_t *request,

@@ -240,7 +240,7 @@ static int send_message(struct request *r, struct buf *content)
     int status;
     if (d.stream == NULL) {
         status = cli_fail(EX_TEMPFAIL, "no relay answers on %s (%s); start it with `onward serve`",
-                          where, strerror(errno));
+                          where, strerrordesc_np(errno));
     } else {
         status = submit(&d, r, sender, buf_slice(content));
         (void)fclose(d.stream);

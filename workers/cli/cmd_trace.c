@@ -124,7 +124,8 @@ static int start(struct trace *t)
     (void)snprintf(t->spool, sizeof t->spool, "/tmp/onward-trace-XXXXXX");
     if (mkdtemp(t->spool) == NULL) {
         t->spool[0] = '\0';
-        return cli_fail(EX_CANTCREAT, "cannot make a folder under /tmp: %s", strerror(errno));
+        return cli_fail(EX_CANTCREAT, "cannot make a folder under /tmp: %s",
+                        strerrordesc_np(errno));
     }
     t->config->spool.path = t->spool;
     t->config->spool.map_size = STORE_MAP_BYTES;

@@ -7,6 +7,7 @@
 
 #include <stdio.h>
 
+/* A list of addresses; all zero when empty. */
 struct mail_addresses {
     char **items; /* owned */
     size_t count;

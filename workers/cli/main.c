@@ -78,7 +78,7 @@ bool cli_take_options(int *argc, char **argv, struct cli_options *out)
 static void print_version(void)
 {
     const char *allocator = "unknown";
-    size_t size = sizeof allocator;
+    size_t size = sizeof(const char *);
 #ifndef ONWARD_NO_JEMALLOC
     if (mallctl("version", &allocator, &size, NULL, 0) != 0)
         allocator = "not in use";

@@ -70,7 +70,7 @@ static void print_row(const struct table *t, const char *const *cells, const int
 void table_print(struct table *t)
 {
     int widths[COLUMNS_MAX];
-    if (t == NULL || t->count == 0)
+    if (t == NULL || t->columns == 0 || t->count == 0)
         return;
     for (size_t i = 0; i < t->columns; i++)
         widths[i] = width_of(t->headings[i]);

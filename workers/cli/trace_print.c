@@ -221,7 +221,8 @@ static void describe(const struct trace_print *p, const struct observed *e, char
         return;
     case OBSERVED_TLS:
         (void)snprintf(out, size, "%s%s", e->note,
-                       tls_resumed(e->session->conn.ssl) ? ", session resumed" : "");
+                       e->session != NULL && tls_resumed(e->session->conn.ssl) ? ", session resumed"
+                                                                               : "");
         return;
     case OBSERVED_CONTENT:
         (void)snprintf(out, size, "> (content, %llu bytes, and the end of data)",
@@ -286,7 +287,7 @@ static void set_text(json_t *line, const char *key, struct slice text)
 static const char *kind_name(enum observed_kind kind)
 {
     static const char *const names[] = {
-#define X(kind_, name_) [kind_] = name_,
+#define X(kind_, name_) [(kind_)] = (name_),
         OBSERVED_KINDS(X)
 #undef X
     };

@@ -26,6 +26,7 @@ struct trace_print {
     struct trace_session sessions[TRACE_SESSIONS_MAX];
 };
 
+/* Time counts from here. */
 void trace_print_init(struct trace_print *p, bool json);
 
 /* A step outside of any session; `about` names it for programs ("dns", "health", "message"). */
@@ -35,6 +36,7 @@ void trace_print_note(struct trace_print *p, const char *about, const char *form
 /* The answers to the MX and address queries, or why there is no route. */
 void trace_print_route(struct trace_print *p, const struct route *route);
 
+/* One event of a session or a lane (observer.h). */
 void trace_print_event(struct trace_print *p, const struct observed *what);
 
 #endif

@@ -74,7 +74,7 @@ bool client_counts_enter(struct client_counts *c, const struct address *client, 
     unsigned bucket = bucket_of(c, client);
     pthread_mutex_lock(&c->shared.locks[bucket % LOCKS]);
     struct entry *e = find(c, bucket, client);
-    if (e == NULL && (e = calloc(1, sizeof *e)) != NULL) {
+    if (e == NULL && max > 0 && (e = calloc(1, sizeof *e)) != NULL) {
         e->client = *client;
         list_push_back(&c->shared.buckets[bucket], &e->link);
     }

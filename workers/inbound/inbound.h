@@ -30,6 +30,7 @@ struct inbound {
     bool draining;
 };
 
+/* Watches the listeners. NULL with `error`. */
 struct inbound *inbound_create(struct worker *w, struct error *error);
 void inbound_destroy(struct inbound **i); /* after inbound_abandon */
 

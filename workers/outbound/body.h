@@ -30,6 +30,7 @@ struct body {
     enum net_status net;
 };
 
+/* A content of `size_bytes`; `has_dots`: some line of it begins with one. */
 void body_begin(struct body *b, uint64_t id, uint64_t size_bytes, bool has_dots);
 
 /* Writes until done or until the connection would block. `take_token(context)` is asked once,

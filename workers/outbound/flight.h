@@ -24,6 +24,7 @@ struct session;
 
 enum flight_progress { FLIGHT_UNTRIED, FLIGHT_ELSEWHERE, FLIGHT_FINAL };
 
+/* One recipient on its way. */
 struct flight_recipient {
     struct delivery *delivery;
     uint32_t index; /* in the message's envelope */
@@ -80,6 +81,7 @@ void flight_apply_unknown(struct flight *f, const struct reply *replies, const s
  * are none, or two exchanges have given their verdict. */
 bool flight_try_elsewhere(struct flight *f);
 
+/* Is there anybody left for a next transaction? */
 bool flight_has_untried(const struct flight *f);
 
 /* What is not final yet becomes final with `reply` (or with its own last reply where it has one).

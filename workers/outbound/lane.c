@@ -517,7 +517,7 @@ void lane_on_patience(struct lane *l, struct session *s)
     if (raced)
         figure_add(&l->worker->shared.figures.races_started, 1);
     if (spare != NULL)
-        carry(l, spare);
+        carry(l, spare); /* last: where it can take none of the recipients, the lane may end */
 }
 
 static bool all_refused_for_good(const struct session *s)

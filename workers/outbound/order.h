@@ -9,6 +9,7 @@
 
 enum target_rank { TARGET_USABLE, TARGET_BACKING_OFF };
 
+/* One address, and why it stands where it stands. */
 struct target {
     const struct route_exchange *exchange; /* borrowed from the route */
     struct address address;

@@ -41,6 +41,7 @@ bool outbound_has_room(struct outbound *o);
  * out of memory. */
 bool outbound_probe(struct worker *w, struct slice domain);
 
+/* Takes no more jobs and ends every lane after its flight; or cuts everything (lane_abandon). */
 void outbound_drain(struct outbound *o);
 void outbound_abandon(struct outbound *o);
 

@@ -101,6 +101,7 @@ static inline bool session_has_committed(const struct session *s)
     return s->flight != NULL && s->flight->token == s;
 }
 
+/* What it is doing, for logs. Static storage. */
 const char *session_phase_name(const struct session *s);
 
 void session_destroy(struct session *s); /* closed ones only; called by outbound's burial */
