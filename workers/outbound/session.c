@@ -343,6 +343,8 @@ static bool send_body(struct session *s)
 {
     uint64_t before = s->body.sent;
     enum body_status status = body_send(&s->body, &s->conn, s->worker->reader, take_token, s);
+    if (!s->body.committed)
+        flight_return_token(s->flight, s);
     switch (status) {
     case BODY_SENT:
         s->sending_body = false;
