@@ -55,7 +55,7 @@ UNITS    := $(sort $(wildcard tests/unit/test_*.c))
 UNIT_BINARIES := $(UNITS:tests/unit/%.c=$(BUILD)/tests/%)
 FUZZERS  := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all help deps-build deps-demo deps-check deps-tidy build demo check quick asan tsan unit fuzz fuzz-binaries tidy \
+.PHONY: all help deps-build deps-demo deps-check deps-tidy build demo check quick asan tsan unit sim fuzz fuzz-binaries tidy \
         format bench install clean
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -109,7 +109,7 @@ deps-tidy:
 
 # ---- tests ----
 
-unit: $(UNIT_BINARIES) ## build the unit tests of this VARIANT
+unit: $(UNIT_BINARIES) $(BUILD)/tests/sim_main ## build the unit tests and the simulation of this VARIANT
 
 # A test links against the archive of all modules but the program's own main, and takes from it what it needs.
 MODULES      := $(filter-out workers/cli/main.c,$(SOURCES))
@@ -123,6 +123,18 @@ $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(BUILD)/modules.a
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
 	@$(CC) $(CFLAGS) $(LINK) -o $@ $^ -lcmocka -Wl,--as-needed $(LIBS)
+
+SIM := $(sort $(wildcard tests/sim/*.c))
+SEED ?= 1
+
+# Its stand-ins for clock, network, spool and resolver come first, so those of the archive stay out.
+$(BUILD)/tests/sim_main: $(SIM:%.c=$(BUILD)/%.o) $(BUILD)/modules.a
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	@$(CC) $(CFLAGS) $(LINK) -o $@ $^ -Wl,--as-needed $(LIBS)
+
+sim: $(BUILD)/tests/sim_main ## run one simulated world and show its trace: make sim SEED=n
+	@$(BUILD)/tests/sim_main seed $(SEED)
 
 fuzz: ## build the fuzzers (clang, libFuzzer) into build/fuzz
 	@$(MAKE) --no-print-directory VARIANT=fuzz fuzz-binaries

@@ -41,7 +41,8 @@ struct packet {
     size_t at;                /* the next record to look at */
     unsigned records_left;    /* of the answer section, from `at` on */
     int64_t ttl_s;            /* smallest along the chain and of the records; for ANSWER_NODATA and
-                               * ANSWER_NXDOMAIN as RFC 2308 5 has it; PACKET_TTL_UNKNOWN if neither */
+                               * ANSWER_NXDOMAIN as RFC 2308 5 has it; PACKET_TTL_UNKNOWN if neither
+                               **/
 };
 
 /* One MX record. */

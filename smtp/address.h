@@ -1,8 +1,9 @@
 /* Mail addresses as SMTP carries them (RFC 5321 4.1.2; with UTF-8 by RFC 6531 3.3):
  *
  *   path        = "<" [ "@" domain *( "," "@" domain ) ":" ] mailbox ">"      the source route is
- * dropped (RFC 5321 C) mailbox     = local-part "@" ( domain / address-literal ) local-part  = atom
- * *( "." atom ) / quoted-string
+ *               dropped (RFC 5321 C)
+ *   mailbox     = local-part "@" ( domain / address-literal )
+ *   local-part  = atom *( "." atom ) / quoted-string
  *
  * Bounds: local part 64 bytes, domain 255, path 256 (4.5.3.1). */
 #ifndef ONWARD_SMTP_ADDRESS_H

@@ -2,9 +2,10 @@
  *
  *   command   = verb [ SP argument ] CRLF
  *   MAIL      = "MAIL FROM:" path *( SP "SIZE=" n / "BODY=7BIT" / "BODY=8BITMIME" / "SMTPUTF8" /
- * "RET=FULL" / "RET=HDRS" / "ENVID=" xtext ) RCPT      = "RCPT TO:" path *( SP "NOTIFY=NEVER" /
- * "NOTIFY=" 1#( "SUCCESS" / "FAILURE" / "DELAY" ) / "ORCPT=" addr-type ";" xtext ) BDAT      =
- * "BDAT" SP n [ SP "LAST" ]                                         (RFC 3030)
+ *               "RET=FULL" / "RET=HDRS" / "ENVID=" xtext )
+ *   RCPT      = "RCPT TO:" path *( SP "NOTIFY=NEVER" / "NOTIFY=" 1#( "SUCCESS" / "FAILURE" /
+ *               "DELAY" ) / "ORCPT=" addr-type ";" xtext )
+ *   BDAT      = "BDAT" SP n [ SP "LAST" ]                                         (RFC 3030)
  *
  * Slices borrow from the line. No state, no policy: limits and sequence are the server's. */
 #ifndef ONWARD_SMTP_COMMAND_H

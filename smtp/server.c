@@ -11,11 +11,11 @@ enum { HELO_MAX = 255, RECIPIENTS_FIRST = 4, DROPPED_MAX = 64 * 1024, REPLY_ROOM
 
 /* Where the dialogue stands: X(name, phrase).
  *
- *   START --EHLO--> READY --MAIL--> MAIL --RCPT--> RCPT --DATA--> DATA ---end of data--> CONCLUDING
- * --> READY |                                    ^
- *                                                    '--BDAT--> CHUNK <-> BDAT --LAST-----'
- *   CHUNK reads a chunk's bytes, BDAT waits for the next BDAT command; a failed BDAT waits for
- * RSET. Any state --hang up, QUIT, too many errors--> CLOSING */
+ *   START --EHLO--> READY --MAIL--> MAIL --RCPT--> RCPT --DATA--> DATA --end--> CONCLUDING -> READY
+ *                                                    |                            ^
+ *                                                    '--BDAT--> CHUNK <-> BDAT ---' (LAST)
+ *   CHUNK reads a chunk's bytes, BDAT waits for the next BDAT command; a failed BDAT waits for RSET.
+ *   Any state --hang up, QUIT, too many errors--> CLOSING */
 #define SERVER_STATES(X)                                                                           \
     X(SERVER_START, "before EHLO")                                                                 \
     X(SERVER_READY, "between transactions")                                                        \

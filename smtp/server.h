@@ -6,12 +6,14 @@
  * The driver feeds received bytes and writes out what gathers in `out`. A message's way:
  *
  *   feed -> SERVER_BEGIN      MAIL and RCPTs were accepted, DATA or the first BDAT came. The driver
- * prepares `content` (it writes Received first), or calls smtp_server_refuse. feed ->
- * SERVER_CONTENT    `content` is full: the driver takes its bytes and empties it feed ->
- * SERVER_MESSAGE    the content is complete. The machine takes no more input until the driver has
- *                             made it durable (or not) and calls smtp_server_conclude with the
- * reply feed -> SERVER_ABANDON    the transaction behind SERVER_BEGIN is void (RSET, bad content,
- * too large, QUIT)
+ *                             prepares `content` (it writes Received first), or calls
+ *                             smtp_server_refuse.
+ *   feed -> SERVER_CONTENT    `content` is full: the driver takes its bytes and empties it
+ *   feed -> SERVER_MESSAGE    the content is complete. The machine takes no more input until the
+ *                             driver has made it durable (or not) and calls smtp_server_conclude
+ *                             with the reply
+ *   feed -> SERVER_ABANDON    the transaction behind SERVER_BEGIN is void (RSET, bad content, too
+ *                             large, QUIT)
  *
  * Replies of one pipelined group gather in `out` and are flushed together when input runs out. */
 #ifndef ONWARD_SMTP_SERVER_H

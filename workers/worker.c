@@ -48,20 +48,24 @@ static int wait(struct worker *w, bool busy)
     return count;
 }
 
+bool worker_turn(struct worker *w, int events)
+{
+    read_clock(w);
+    (void)mailbox_deliver(&w->shared.mailbox);
+    poller_dispatch(w->poller, events);
+    (void)timer_wheel_advance(&w->timers, w->now_ms);
+    bool busy = outbound_take_jobs(w->outbound, JOBS_PER_TURN) == JOBS_PER_TURN;
+    busy |= inbound_end_turn(w->inbound);
+    outbound_end_turn(w->outbound);
+    return busy;
+}
+
 static void *run(void *context)
 {
     struct worker *w = context;
     bool busy = false;
-    while (!w->stopping) {
-        int events = wait(w, busy);
-        read_clock(w);
-        (void)mailbox_deliver(&w->shared.mailbox);
-        poller_dispatch(w->poller, events);
-        (void)timer_wheel_advance(&w->timers, w->now_ms);
-        busy = outbound_take_jobs(w->outbound, JOBS_PER_TURN) == JOBS_PER_TURN;
-        busy |= inbound_end_turn(w->inbound);
-        outbound_end_turn(w->outbound);
-    }
+    while (!w->stopping)
+        busy = worker_turn(w, wait(w, busy));
     inbound_abandon(w->inbound);
     outbound_abandon(w->outbound);
     return NULL;
@@ -91,15 +95,22 @@ static bool create_parts(struct worker *w, struct error *error)
     return w->outbound != NULL;
 }
 
-bool worker_start(struct worker *w, unsigned index, const struct worker_parts *parts,
-                  struct error *error)
+bool worker_init(struct worker *w, unsigned index, const struct worker_parts *parts,
+                 struct error *error)
 {
     *w = (struct worker){.parts = parts, .config = parts->config, .index = index};
+    w->thread = pthread_self();
     w->mailbox_watch.fd = -1;
     random_init(&w->random);
     read_clock(w);
     timer_wheel_init(&w->timers, w->now_ms, w);
-    if (!create_parts(w, error))
+    return create_parts(w, error);
+}
+
+bool worker_start(struct worker *w, unsigned index, const struct worker_parts *parts,
+                  struct error *error)
+{
+    if (!worker_init(w, index, parts, error))
         return false;
     int rc = pthread_create(&w->thread, NULL, run, w);
     if (rc != 0)

@@ -4,7 +4,8 @@
  *
  * One turn of the loop:
  *   sleep in epoll (mailbox, listeners, connections, timers) -> mail -> ready connections -> due
- * timers -> up to JOBS_PER_TURN deliveries from the job ring -> bury what was closed */
+ * timers ->
+ *   up to JOBS_PER_TURN deliveries from the job ring -> bury what was closed */
 #ifndef ONWARD_WORKERS_WORKER_H
 #define ONWARD_WORKERS_WORKER_H
 
@@ -27,6 +28,7 @@
 struct worker;
 struct inbound;
 struct outbound;
+struct observer;
 
 /* The relay's shared parts, as each worker sees them. Made by the relay before the first worker and
  * outliving the last. */
@@ -39,8 +41,9 @@ struct worker_parts {
     struct destination_table *destinations;
     struct ring *jobs;
     struct log *log;
-    struct tls *tls;      /* NULL where delivery.tls is off */
-    const int *listeners; /* descriptors, in the order of submission.listeners */
+    struct tls *tls;           /* NULL where delivery.tls is off */
+    struct observer *observer; /* NULL while serving (outbound/observer.h) */
+    const int *listeners;      /* descriptors, in the order of submission.listeners */
     unsigned listener_count;
     unsigned sessions_max;  /* outbound connections a worker may have open */
     struct worker *workers; /* all of them, to send mail to */
@@ -120,7 +123,15 @@ struct worker {
     } shared;
 };
 
-/* Starts the thread. False with `error`. */
+/* Makes a worker without a thread: the caller's own thread takes its turns. False with `error`. */
+bool worker_init(struct worker *w, unsigned index, const struct worker_parts *parts,
+                 struct error *error);
+
+/* One turn of the loop for `events` that poller_fetch told of. True: there is more to do, so do not
+ * sleep. */
+bool worker_turn(struct worker *w, int events);
+
+/* worker_init, and a thread that takes the turns. False with `error`. */
 bool worker_start(struct worker *w, unsigned index, const struct worker_parts *parts,
                   struct error *error);
 

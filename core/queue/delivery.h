@@ -6,8 +6,9 @@
  *
  *   PLACE_WAITING   the schedule (committer thread): until its timer or an operator wakes it
  *   PLACE_OUT       the workers: in the ring, waiting for a route, in a destination's queue
- * (guarded by that destination's lock) or with the session that carries it PLACE_COMMITTING the
- * committer: its outcome is being made durable
+ *                   (guarded
+ *                   by that destination's lock) or with the session that carries it
+ *   PLACE_COMMITTING the committer: its outcome is being made durable
  *
  * Only the committer thread writes `place`, creates and frees. Bodies and envelopes are not here:
  * they are read from the spool when a session is ready for them, so that a queued recipient costs

@@ -337,6 +337,13 @@ void destination_session_gone(struct destination *d)
     pthread_mutex_unlock(&d->shared.lock);
 }
 
+void destination_lane_begin(struct destination *d)
+{
+    pthread_mutex_lock(&d->shared.lock);
+    d->shared.lanes++;
+    pthread_mutex_unlock(&d->shared.lock);
+}
+
 bool destination_lane_end(struct destination *d, bool stopping)
 {
     pthread_mutex_lock(&d->shared.lock);

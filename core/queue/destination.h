@@ -80,6 +80,9 @@ bool destination_idle_leave(struct destination *d, struct idle_lane *lane);
 void destination_session_ready(struct destination *d);
 void destination_session_gone(struct destination *d);
 
+/* A lane beyond what destination_enqueue granted: one that is opened to look, not to fetch. */
+void destination_lane_begin(struct destination *d);
+
 /* A lane ends. True: mail is queued and no other lane is left, so the right stays with the caller,
  * who opens a lane anew. Never so where `stopping`. */
 bool destination_lane_end(struct destination *d, bool stopping);

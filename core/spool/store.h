@@ -4,7 +4,8 @@
  *   envelopes   id -> encoded envelope (envelope.h); its presence is what makes a message accepted
  *   contents    (id, chunk number) -> up to STORE_CHUNK_BYTES of content; chunks without an
  *               envelope are left-overs of submissions that never got their 250, and are removed at
- * open states      (id, recipient index) -> how far that recipient has got; absent = never tried
+ *               open
+ *   states      (id, recipient index) -> how far that recipient has got; absent = never tried
  *
  * Writing belongs to one thread (the committer) and happens between store_begin and store_commit;
  * what was committed is durable. Reading takes a store_reader per thread; a read transaction is

@@ -20,7 +20,7 @@ static void a_client_has_as_many_as_the_limit_whatever_its_ports(void **state)
 {
     (void)state;
     struct client_counts *c = client_counts_create();
-    for (uint16_t port = 1; port <= MAX; port++) {
+    for (uint16_t port = 1; (int)port <= (int)MAX; port++) {
         struct address a = client(1, port);
         assert_true(client_counts_enter(c, &a, MAX));
     }

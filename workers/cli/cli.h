@@ -13,6 +13,7 @@
 struct cli_options {
     const char *config_path;
     bool json;
+    bool quiet; /* no word where no relay runs */
 };
 
 /* The commands. */
@@ -22,6 +23,7 @@ int cmd_send(int argc, char **argv);
 int cmd_queue(int argc, char **argv);
 int cmd_health(int argc, char **argv);
 int cmd_route(int argc, char **argv);
+int cmd_trace(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 
 /* Takes "-c FILE", "--config FILE" and "--json" out of argv wherever they stand; the rest moves up.

@@ -56,6 +56,18 @@ static int read_answer(FILE *stream, void (*on_line)(void *context, const json_t
     return status >= 0 ? status : cli_fail(EX_TEMPFAIL, "the relay did not finish its answer");
 }
 
+static int no_relay(const struct cli_options *options, const char *socket)
+{
+    if (options->quiet)
+        return EX_UNAVAILABLE;
+    if (errno == EACCES)
+        return cli_fail(EX_NOPERM, "no right to use %s; run this as the relay's user or as root",
+                        socket);
+    return cli_fail(EX_UNAVAILABLE,
+                    "no relay answers on %s (%s); start it with `onward serve -c %s`", socket,
+                    strerrordesc_np(errno), options->config_path);
+}
+
 int cli_ask(const struct cli_options *options, json_t *request,
             void (*on_line)(void *context, const json_t *line), void *context)
 {
@@ -68,13 +80,7 @@ int cli_ask(const struct cli_options *options, json_t *request,
     FILE *stream = connect_to(config->control.socket);
     int status;
     if (stream == NULL) {
-        status =
-            errno == EACCES
-                ? cli_fail(EX_NOPERM, "no right to use %s; run this as the relay's user or as root",
-                           config->control.socket)
-                : cli_fail(EX_UNAVAILABLE,
-                           "no relay answers on %s (%s); start it with `onward serve -c %s`",
-                           config->control.socket, strerrordesc_np(errno), options->config_path);
+        status = no_relay(options, config->control.socket);
     } else {
         status = json_dumpf(request, stream, JSON_COMPACT) == 0 && fputc('\n', stream) != EOF &&
                          fflush(stream) == 0

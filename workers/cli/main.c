@@ -34,6 +34,8 @@ static const struct command *commands(size_t *count_out)
          "what is known of each mail exchange"},
         {"route", cmd_route, "route [--fresh] DOMAIN",
          "a domain's exchanges, in the order they would be tried, and why"},
+        {"trace", cmd_trace, "trace [--probe] [--from SENDER] [--message FILE] ADDRESS",
+         "deliver one message, or go as far as the greeting, and show every step"},
         {"status", cmd_status, "status", "the running relay's figures"},
     };
     *count_out = sizeof table / sizeof *table;
@@ -100,7 +102,7 @@ static int print_help(void)
     (void)printf(
         "Onward, an outbound SMTP relay.\n\nusage: onward COMMAND [-c FILE] [--json] ...\n\n");
     for (size_t i = 0; i < count; i++)
-        (void)printf("  %-54s %s\n", table[i].usage, table[i].help);
+        (void)printf("  %-58s %s\n", table[i].usage, table[i].help);
     (void)printf("\n-c FILE is the configuration (default %s). `man onward` tells more.\n",
                  CLI_CONFIG_DEFAULT);
     return 0;

@@ -1,7 +1,6 @@
 /* A worker's accepting half: the submission listeners and their connections. Owner: its worker.
  *
- *   accept -> allowed? room? -> [PROXY header] -> greeting -> commands -> content -> committer ->
- * 250
+ *   accept -> allowed? room? -> [PROXY header] -> greeting -> commands -> content -> commit -> 250
  *
  * A submitter's message becomes durable before its 250 (core/spool/committer.h); meanwhile that
  * connection's input waits in the kernel. Large contents stream to the spool in chunks, so that a

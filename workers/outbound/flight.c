@@ -97,7 +97,7 @@ uint32_t flight_next_batch(struct flight *f, uint32_t max)
 {
     ASSERT(f->carriers == 0);
     f->batch_count = 0;
-    f->token = NULL;
+    ASSERT(f->token == NULL);
     for (uint32_t i = 0; i < f->count && f->batch_count < max; i++) {
         if (f->recipients[i].progress != FLIGHT_UNTRIED)
             continue;
@@ -159,6 +159,7 @@ void flight_apply(struct flight *f, const struct reply *replies, bool others_awa
             flight_settle(r, FLIGHT_FINAL, &replies[i]);
     }
     f->batch_count = 0;
+    f->token = NULL;
 }
 
 void flight_apply_unknown(struct flight *f, const struct reply *replies, const struct address *at)
@@ -170,6 +171,7 @@ void flight_apply_unknown(struct flight *f, const struct reply *replies, const s
         flight_settle(r, FLIGHT_FINAL, refused ? &replies[i] : &unknown);
     }
     f->batch_count = 0;
+    f->token = NULL;
     f->unknown = true;
     f->unknown_at = *at;
 }

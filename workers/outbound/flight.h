@@ -6,12 +6,9 @@
  * batch of recipients; but only the one that holds the *commit token* may send the last byte of the
  * content. So no race ever delivers twice.
  *
- *   UNTRIED --batch--> one transaction --reply--> FINAL        2xx, 5xx, 4xx about mailbox or
- * policy
- *                                      \--------> UNTRIED      too many for one transaction (RFC
- * 5321 4.5.3.1.10)
- *                                       \-------> ELSEWHERE    other 4xx: one more exchange at once
- * (5.1)
+ *   UNTRIED --batch--> one transaction --reply--+--> FINAL      2xx, 5xx, 4xx on mailbox or policy
+ *                                               +--> UNTRIED    too many for one (5321 4.5.3.1.10)
+ *                                               '--> ELSEWHERE  other 4xx: one more exchange (5.1)
  *
  * Every recipient ends FINAL exactly once: asserted when outcomes are made. Owner: the lane; worker
  * thread only. */

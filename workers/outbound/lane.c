@@ -51,6 +51,17 @@ static bool is_awaited(const struct lane *l)
     return false;
 }
 
+/* Is one on its way whose patience still holds? */
+static bool is_followed(const struct lane *l)
+{
+    for (struct link *i = l->sessions.next; i != &l->sessions; i = i->next) {
+        const struct session *s = CONTAINER_OF(i, struct session, lane_link);
+        if (!s->greeted_well && !s->slow && !was_asked(l, s))
+            return true;
+    }
+    return false;
+}
+
 static bool all_carriers_slow(const struct lane *l)
 {
     for (struct link *i = l->sessions.next; i != &l->sessions; i = i->next) {
@@ -178,7 +189,7 @@ static struct session *try_target(struct lane *l, const struct target *t, bool i
         return s;
     }
     figure_add(&l->worker->shared.figures.sessions_failed, 1);
-    lane_log_failure(l, t, "connect", &failure, "next exchange");
+    lane_log_failure(l, NULL, t, "connect", &failure, "next exchange");
     note_failure(l, &failure, false);
     if (host_fault)
         tell_health(l, &t->address, HEALTH_EVENT_DOWN);
@@ -298,6 +309,7 @@ void lane_finish(struct lane *l)
  * through. */
 static void spent(struct lane *l)
 {
+    lane_log_spent(l, &l->failure);
     if (destination_figures(l->destination).sessions_ready == 0) {
         struct link list;
         list_init(&list);
@@ -430,24 +442,32 @@ static void take_next(struct lane *l, struct session *s)
     idle(l, s);
 }
 
-/* Something ended: is there still a way for the flight, or for the queue? */
+/* Is one on its way whose patience holds, or can one be started? */
+static bool race(struct lane *l)
+{
+    return is_followed(l) || start_next(l);
+}
+
+/* Something ended: is there still a way for the flight, or for the queue? Those whose patience is
+ * over are waited for, but not they alone while there is another address. */
 static void go_on(struct lane *l)
 {
     lane_check(l);
+    struct session *ready = find_carrier(l);
     if (l->flight == NULL) {
-        struct session *ready = find_carrier(l);
-        if (ready != NULL && !l->idling)
+        if (l->idling)
+            return;
+        if (ready != NULL)
             take_next(l, ready);
-        else if (list_empty(&l->sessions) && !start_next(l))
+        else if (!race(l) && list_empty(&l->sessions))
             spent(l);
         return;
     }
-    if (l->flight->carriers > 0)
+    if (l->flight->token != NULL || !all_carriers_slow(l))
         return;
-    struct session *carrier = find_carrier(l);
-    if (carrier != NULL)
-        carry(l, carrier);
-    else if (!is_awaited(l) && !start_next(l))
+    if (ready != NULL)
+        carry(l, ready);
+    else if (!race(l) && l->flight->carriers == 0 && !is_awaited(l))
         flight_over(l, NULL);
 }
 
@@ -489,17 +509,14 @@ void lane_on_patience(struct lane *l, struct session *s)
         return;
     }
     tell_health(l, &s->target.address, silence_of(s));
-    bool wanted = s->flight != NULL ? l->flight->token == NULL && all_carriers_slow(l)
-                                    : !s->ready && (l->flight == NULL || l->flight->carriers == 0);
-    if (!wanted)
-        return;
-    struct session *spare = find_carrier(l);
-    bool carries = l->flight != NULL && spare != NULL;
-    bool raced = carries || (spare == NULL && start_next(l));
+    if (l->flight != NULL ? l->flight->token != NULL || !all_carriers_slow(l) : s->ready)
+        return; /* somebody is on his way to the commit point, or behind it */
+    struct session *spare = l->flight != NULL ? find_carrier(l) : NULL;
+    bool raced = spare != NULL || race(l);
     lane_log_patience(l, s, raced);
     if (raced)
         figure_add(&l->worker->shared.figures.races_started, 1);
-    if (carries)
+    if (spare != NULL)
         carry(l, spare); /* last: where it can take none of the recipients, the lane may end */
 }
 
@@ -534,6 +551,7 @@ void lane_on_done(struct lane *l, struct session *s)
         l->elsewhere = true;
         l->asked = s->target.address;
         note_failure(l, &s->transaction.replies[0], false);
+        go_on(l);
         return;
     }
     let_carriers_go(l);
@@ -544,7 +562,7 @@ void lane_on_done(struct lane *l, struct session *s)
         l->elsewhere = true;
         l->asked = s->target.address;
         if (is_awaited(l) || start_next(l)) {
-            lane_log_failure(l, &s->target, "transaction", &s->transaction.replies[0],
+            lane_log_failure(l, s, &s->target, "transaction", &s->transaction.replies[0],
                              "one other exchange");
             return;
         }
@@ -603,7 +621,7 @@ void lane_on_end(struct lane *l, struct session *s, enum session_end end, const 
     bool in_clear_next = end == END_TLS_FAILED && !s->in_clear &&
                          l->worker->config->delivery.tls == CONFIG_TLS_OPPORTUNISTIC;
     figure_add(&l->worker->shared.figures.sessions_failed, 1);
-    lane_log_failure(l, &s->target, s->ended_in, reply,
+    lane_log_failure(l, s, &s->target, s->ended_in, reply,
                      stale           ? "new connection"
                      : in_clear_next ? "same exchange in clear"
                                      : "next exchange");
@@ -622,7 +640,7 @@ void lane_on_end(struct lane *l, struct session *s, enum session_end end, const 
     if (stale && list_empty(&l->sessions))
         l->next_target = 0;
     if (l->flight != NULL && l->flight->carriers == 0 && !flight_has_untried(l->flight))
-        flight_over(l, NULL);
+        flight_over(l, l->flight->unknown ? s : NULL);
     else
         go_on(l);
 }

@@ -9,7 +9,7 @@
  *     the flight has its outcome  -> slow ones are let go; the ready session takes the next message
  *     no mail                     -> the connection is kept a moment (idle), then QUIT
  *     every address is spent      -> what waits at the destination is deferred, unless others get
- * through
+ *                                 through
  *
  * Invariants (lane_check): a lane has a session, or is ending; a flight has a carrier, or a session
  * on its way to it; at most one session holds the flight's token. Worker thread only. */

@@ -1,4 +1,12 @@
 #include "workers/outbound/lane_priv.h"
+#include "workers/outbound/observer.h"
+
+static void tell(const struct lane *l, const struct observed *what)
+{
+    struct observer *o = l->worker->parts->observer;
+    if (o != NULL)
+        o->on_event(o, what);
+}
 
 static void begin(struct log_line *line, const struct lane *l, const char *event,
                   const struct target *t, const char *phase)
@@ -18,10 +26,16 @@ static void begin(struct log_line *line, const struct lane *l, const char *event
     }
 }
 
-void lane_log_failure(const struct lane *l, const struct target *t, const char *phase,
-                      const struct reply *reply, const char *next)
+void lane_log_failure(const struct lane *l, const struct session *s, const struct target *t,
+                      const char *phase, const struct reply *reply, const char *next)
 {
     struct log_line line;
+    tell(l, &(struct observed){.kind = OBSERVED_FAILED,
+                               .session = s,
+                               .target = t,
+                               .bytes = slice_str(phase),
+                               .reply = reply,
+                               .note = next});
     if (!l->worker->config->log.deliveries)
         return;
     begin(&line, l, "exchange_failed", t, phase);
@@ -45,4 +59,9 @@ void lane_log_patience(const struct lane *l, const struct session *s, bool raced
     log_cstr(&line, "next",
              raced ? "another exchange beside it" : "none left to race; kept waiting");
     log_end(&line);
+}
+
+void lane_log_spent(const struct lane *l, const struct reply *reply)
+{
+    tell(l, &(struct observed){.kind = OBSERVED_SPENT, .reply = reply});
 }

@@ -36,10 +36,12 @@ void lane_restart(struct lane *l);
 
 bool lane_leave_idle(struct lane *l);
 
-/* lane_log.c: the attempt log's lines about exchanges that failed or were too slow, kept also when
+/* lane_log.c: what the attempt log and an observer hear of a lane. The log's lines about exchanges
+ * that failed or were too slow are kept also when
  * the message got through elsewhere. */
-void lane_log_failure(const struct lane *l, const struct target *t, const char *phase,
-                      const struct reply *reply, const char *next);
+void lane_log_failure(const struct lane *l, const struct session *s, const struct target *t,
+                      const char *phase, const struct reply *reply, const char *next);
+void lane_log_spent(const struct lane *l, const struct reply *reply);
 void lane_log_patience(const struct lane *l, const struct session *s, bool raced);
 
 #endif

@@ -191,6 +191,44 @@ unsigned outbound_take_jobs(struct outbound *o, unsigned max)
     return taken;
 }
 
+/* ---- a lane without mail ---- */
+
+struct probe_order {
+    struct mail mail;
+    char domain[256];
+};
+
+static void on_probe(struct mail *mail, void *owner)
+{
+    struct worker *w = owner;
+    struct probe_order *p = CONTAINER_OF(mail, struct probe_order, mail);
+    const struct route *route =
+        resolver_cached(w->parts->resolver, slice_str(p->domain), w->now_ms);
+    struct destination *d = NULL;
+    if (route != NULL && route->kind != ROUTE_FAILED)
+        d = destination_acquire(w->parts->destinations, slice_str(route->destination_key));
+    free(p);
+    if (d == NULL) {
+        route_release(&route);
+        return;
+    }
+    destination_lane_begin(d);
+    lane_open(w, d, route);
+}
+
+bool outbound_probe(struct worker *w, struct slice domain)
+{
+    struct probe_order *p = calloc(1, sizeof *p);
+    if (p == NULL || !slice_to_cstr(domain, p->domain, sizeof p->domain)) {
+        free(p);
+        return false;
+    }
+    p->mail.on_arrival = on_probe;
+    struct mail *mail = &p->mail;
+    mailbox_post(&w->shared.mailbox, &mail);
+    return true;
+}
+
 /* ---- room for connections ---- */
 
 bool outbound_has_room(struct outbound *o)

@@ -36,6 +36,11 @@ void outbound_end_turn(struct outbound *o);
 /* Room for one more connection, if need be by closing the oldest idle one. */
 bool outbound_has_room(struct outbound *o);
 
+/* Opens a lane to `domain` for its own sake: it goes as far as READY, finds no mail, and leaves
+ * with QUIT. For `onward trace --probe`. Any thread; the domain's route must be in the cache. False:
+ * out of memory. */
+bool outbound_probe(struct worker *w, struct slice domain);
+
 /* Takes no more jobs and ends every lane after its flight; or cuts everything (lane_abandon). */
 void outbound_drain(struct outbound *o);
 void outbound_abandon(struct outbound *o);

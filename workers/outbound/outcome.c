@@ -2,6 +2,7 @@
 
 #include "core/base/assert.h"
 #include "smtp/dsn.h"
+#include "workers/outbound/observer.h"
 #include "workers/outbound/outbound.h"
 
 #include <stdlib.h>
@@ -252,6 +253,23 @@ static void log_recipient(struct worker *w, const struct results *r, uint32_t i,
     log_end(&line);
 }
 
+static void tell_verdict(struct worker *w, const struct results *r, uint32_t i,
+                         const struct session *s)
+{
+    struct observer *o = w->parts->observer;
+    const struct reply *reply = &r->outcome->replies[i];
+    if (o == NULL)
+        return;
+    struct observed what = {.kind = OBSERVED_VERDICT,
+                            .session = s,
+                            .target = s != NULL ? &s->target : NULL,
+                            .bytes = r->envelope != NULL ? r->recipients[i].address : slice_str(""),
+                            .amount = r->delivery->message->id,
+                            .reply = reply,
+                            .note = verdict_name(&r->outcome->recipients[i], reply)};
+    o->on_event(o, &what);
+}
+
 static void account(struct worker *w, const struct results *r, const struct session *s)
 {
     for (uint32_t i = 0; i < r->delivery->recipient_count; i++) {
@@ -268,6 +286,7 @@ static void account(struct worker *w, const struct results *r, const struct sess
         }
         if (w->config->log.deliveries)
             log_recipient(w, r, i, s);
+        tell_verdict(w, r, i, s);
     }
 }
 

@@ -2,6 +2,7 @@
 
 #include "core/base/assert.h"
 #include "workers/outbound/lane.h"
+#include "workers/outbound/observer.h"
 #include "workers/outbound/outbound.h"
 
 #include <stdlib.h>
@@ -24,6 +25,29 @@ const char *session_phase_name(const struct session *s)
     if (s->stage == SESSION_CONNECTING || s->smtp == NULL)
         return "connect";
     return smtp_phase_name(smtp_client_last_phase(s->smtp));
+}
+
+/* ---- telling an observer ---- */
+
+static void tell(const struct session *s, struct observed what)
+{
+    struct observer *o = s->worker->parts->observer;
+    if (o == NULL)
+        return;
+    what.session = s;
+    what.target = &s->target;
+    o->on_event(o, &what);
+}
+
+/* Writes what the machine wants said; NET_OK when all of it is with the kernel. */
+static enum net_status write_out(struct session *s)
+{
+    struct slice unseen = slice_skip(buf_slice(&s->out), s->out_told);
+    if (s->worker->parts->observer != NULL && unseen.len > 0)
+        tell(s, (struct observed){.kind = OBSERVED_SENT, .bytes = unseen});
+    enum net_status status = conn_flush(&s->conn, &s->out);
+    s->out_told = buf_len(&s->out);
+    return status;
 }
 
 /* ---- opening and closing ---- */
@@ -136,8 +160,10 @@ struct session *session_open(struct lane *lane, const struct target *target, boo
     w->outbound->sessions++;
     figure_add(&w->shared.figures.sessions_open, 1);
     figure_add(&w->shared.figures.sessions_total, 1);
+    s->number = atomic_load_explicit(&w->shared.figures.sessions_total, memory_order_relaxed);
     health_count_session(w->parts->health, &target->address, 1);
     arm(s, CONNECT_LIMIT_MS, HEALTH_CONNECT);
+    tell(s, (struct observed){.kind = OBSERVED_CONNECTING});
     return s;
 }
 
@@ -146,6 +172,8 @@ static void close_now(struct session *s)
     if (s->stage == SESSION_CLOSED)
         return;
     struct worker *w = s->worker;
+    if (s->ended_in == NULL) /* a failure is told by the lane */
+        tell(s, (struct observed){.kind = OBSERVED_CLOSED});
     s->stage = SESSION_CLOSED;
     s->ready = false;
     timer_disarm(&w->timers, &s->limit);
@@ -212,7 +240,7 @@ void session_quit(struct session *s)
     smtp_client_quit(s->smtp);
     timer_disarm(&s->worker->timers, &s->patience);
     timer_arm(&s->worker->timers, &s->limit, s->worker->now_ms + smtp_phase_limit_ms(SMTP_QUIT));
-    enum net_status status = conn_flush(&s->conn, &s->out);
+    enum net_status status = write_out(s);
     if (status != NET_OK && status != NET_AGAIN)
         close_now(s);
 }
@@ -299,6 +327,9 @@ static void on_patience(struct timer *timer, void *owner)
     struct session *s = CONTAINER_OF(timer, struct session, patience);
     ASSERT(owner == s->worker);
     s->slow = true;
+    tell(s, (struct observed){.kind = OBSERVED_SLOW,
+                              .bytes = slice_str(session_phase_name(s)),
+                              .amount = s->worker->now_ms - s->phase_began_ms});
     if (s->lane != NULL)
         lane_on_patience(s->lane, s);
 }
@@ -327,7 +358,7 @@ void session_carry(struct session *s, struct flight *f)
     figure_add(&s->worker->shared.figures.transactions, 1);
     smtp_client_begin(s->smtp, &s->transaction);
     watch_time(s);
-    enum net_status status = conn_flush(&s->conn, &s->out);
+    enum net_status status = write_out(s);
     if (status != NET_OK && status != NET_AGAIN)
         end_by_net(s, status);
 }
@@ -348,6 +379,7 @@ static bool send_body(struct session *s)
     switch (status) {
     case BODY_SENT:
         s->sending_body = false;
+        tell(s, (struct observed){.kind = OBSERVED_CONTENT, .amount = s->body.sent});
         smtp_client_body_sent(s->smtp);
         return true;
     case BODY_AGAIN:
@@ -377,6 +409,7 @@ static bool send_body(struct session *s)
 static void on_machine_ready(struct session *s)
 {
     s->ready = true;
+    tell(s, (struct observed){.kind = OBSERVED_READY});
     if (!s->greeted_well) {
         s->greeted_well = true;
         (void)health_tell(s->worker->parts->health, &s->target.address, HEALTH_EVENT_SUCCESS,
@@ -420,6 +453,7 @@ static void tls_step(struct session *s)
     if (tls_resumed(s->conn.ssl))
         figure_add(&s->worker->shared.figures.tls_resumed, 1);
     s->stage = SESSION_TALKING;
+    tell(s, (struct observed){.kind = OBSERVED_TLS, .note = tls_version(s->conn.ssl)});
     smtp_client_tls_up(s->smtp);
     watch_time(s);
 }
@@ -488,6 +522,7 @@ static void connected(struct session *s)
     s->times.connect_ms = (uint32_t)took;
     health_learn(s->worker->parts->health, &s->target.address, HEALTH_CONNECT, (uint32_t)took);
     s->stage = SESSION_TALKING;
+    tell(s, (struct observed){.kind = OBSERVED_CONNECTED, .amount = took});
     s->phase_seen = SMTP_CLOSED; /* so that the greeting arms its own deadlines */
     s->replies_seen = smtp_client_replies(s->smtp);
     watch_time(s);
@@ -504,14 +539,16 @@ static bool receive(struct session *s)
         end_by_net(s, status);
         return false;
     }
-    return feed(s, slice_of(s->worker->scratch, len));
+    struct slice input = slice_of(s->worker->scratch, len);
+    tell(s, (struct observed){.kind = OBSERVED_RECEIVED, .bytes = input});
+    return feed(s, input);
 }
 
 /* QUIT is on its way: whatever comes back, or the end of the stream, closes. */
 static void pump_closing(struct session *s)
 {
     size_t len = 0;
-    enum net_status status = conn_flush(&s->conn, &s->out);
+    enum net_status status = write_out(s);
     if (status == NET_OK && s->conn.readable)
         status = conn_read(&s->conn, s->worker->scratch, WORKER_SCRATCH_BYTES, &len);
     if ((status != NET_OK && status != NET_AGAIN) || len > 0)
@@ -520,7 +557,7 @@ static void pump_closing(struct session *s)
 
 static bool flush(struct session *s)
 {
-    enum net_status status = conn_flush(&s->conn, &s->out);
+    enum net_status status = write_out(s);
     if (status == NET_OK || status == NET_AGAIN) {
         if (status == NET_OK)
             buf_shrink(&s->out);

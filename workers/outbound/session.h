@@ -4,7 +4,8 @@
  *
  *   limit     the absolute time limit of the reply awaited (RFC 5321 4.5.3.2): the session is over
  *   patience  how long this host usually takes, learned per host (health.h): the lane looks
- * elsewhere, and this session goes on beside
+ *             elsewhere, and this
+ *             session goes on beside
  *
  *   CONNECTING -> TALKING <-> TLS -> TALKING ... -> CLOSED
  *
@@ -45,6 +46,7 @@ struct session {
     struct link lane_link; /* on the lane's sessions */
     struct lane *lane;
     struct worker *worker;
+    uint64_t number; /* of this worker's sessions, from 1 */
     enum session_stage stage;
     struct target target;
     bool in_clear;      /* TLS not tried: policy, or broken there before */
@@ -57,6 +59,7 @@ struct session {
     bool started_later; /* another address of the lane was tried before it */
     struct conn conn;
     struct buf out;
+    size_t out_told; /* bytes of `out` the observer has seen */
     struct smtp_client *smtp;
     uint64_t replies_seen; /* smtp_client_replies when the deadline was armed */
     enum smtp_phase phase_seen;

@@ -1,0 +1,390 @@
+#include "tests/sim/sim_host.h"
+
+#include "core/base/assert.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum {
+    RECIPIENTS_MAX = 200,
+    CONTENT_KEPT = 4096, /* the Message-ID is in there */
+    FLOOD_BYTES = 256 * 1024,
+    SECOND_US = 1000000,
+};
+
+struct sim_dialogue {
+    struct sim_host *host;
+    struct sim_conn *conn;
+    bool faulty; /* this connection has the host's fault */
+    bool over;   /* says nothing and hears nothing any more */
+    bool halted; /* reads nothing any more */
+    bool in_content;
+    unsigned matched; /* bytes of CRLF "." CRLF at the end of what was heard */
+    struct sim_passed passed;
+    struct buf line;
+    struct buf content;
+    bool has_sender;
+    unsigned recipient_count;
+    char recipients[RECIPIENTS_MAX][128];
+};
+
+static struct sim_copy *copies;
+
+struct sim_copy *sim_copies(void)
+{
+    return copies;
+}
+
+void sim_copies_reset(void)
+{
+    while (copies != NULL) {
+        struct sim_copy *next = copies->next;
+        free(copies);
+        copies = next;
+    }
+}
+
+bool sim_copy_was_told(const struct sim_copy *c)
+{
+    return c->reply_end <= c->conn->read;
+}
+
+struct sim_passed sim_first_dialogue(const struct sim_host *h)
+{
+    return h->first != NULL ? h->first->passed : (struct sim_passed){0};
+}
+
+void sim_dialogue_destroy(struct sim_dialogue **d)
+{
+    if (*d == NULL)
+        return;
+    buf_fini(&(*d)->line);
+    buf_fini(&(*d)->content);
+    free(*d);
+    *d = NULL;
+}
+
+/* ---- saying ---- */
+
+static void end(struct sim_dialogue *d, bool reset)
+{
+    d->over = true;
+    sim_conn_end(d->conn, 0, reset);
+}
+
+/* What happens at a byte rather than at a reply. */
+static void break_off(struct sim_dialogue *d)
+{
+    enum sim_fault_kind kind = d->host->fault.kind;
+    if (kind == FAULT_REPLY)
+        sim_conn_say(d->conn, SLICE_LIT("421 4.3.2 Shutting down\r\n"), 0);
+    if (kind == FAULT_SILENT)
+        d->over = true;
+    else
+        end(d, kind == FAULT_RESET);
+}
+
+static void say(struct sim_dialogue *d, struct slice text, uint64_t delay_us)
+{
+    const struct sim_fault *f = &d->host->fault;
+    if (d->over)
+        return;
+    bool cut =
+        d->faulty && f->after_said >= 0 && d->passed.said + text.len >= (uint64_t)f->after_said;
+    if (cut)
+        text = slice_take(text, (size_t)((uint64_t)f->after_said - d->passed.said));
+    d->passed.said += text.len;
+    sim_conn_say(d->conn, text, delay_us);
+    if (cut)
+        break_off(d);
+}
+
+static void flood(struct sim_dialogue *d)
+{
+    static const char line[] = "250-and so on, and so forth, without any end whatever\r\n";
+    for (size_t at = 0; at < FLOOD_BYTES; at += sizeof line - 1)
+        sim_conn_say(d->conn, slice_of(line, sizeof line - 1), 0);
+    d->over = true;
+}
+
+static void on_trickle(void *context, uint64_t count)
+{
+    static const char text[] = "220-a byte a second, for ever and ever\r\n";
+    struct sim_conn *c = context;
+    if (c->closed)
+        return;
+    sim_conn_say(c, slice_of(&text[count % (sizeof text - 1)], 1), 0);
+    sim_after(SECOND_US, on_trickle, c, count + 1);
+}
+
+/* The fault where it strikes at this reply; false: the right reply is due, `*delay_out` late. */
+static bool strikes(struct sim_dialogue *d, enum sim_phase phase, uint64_t *delay_out)
+{
+    const struct sim_fault *f = &d->host->fault;
+    *delay_out = 0;
+    if (!d->faulty || f->phase != phase || f->after_said >= 0 || f->after_heard >= 0)
+        return false;
+    switch (f->kind) {
+    case FAULT_SILENT:
+        d->over = true;
+        return true;
+    case FAULT_CLOSE:
+    case FAULT_LOSE:
+        end(d, false);
+        return true;
+    case FAULT_RESET:
+        end(d, true);
+        return true;
+    case FAULT_REPLY:
+        say(d, slice_str(f->reply), 0);
+        if (strncmp(f->reply, "421", 3) == 0 && !d->over)
+            end(d, false);
+        return true;
+    case FAULT_GARBAGE:
+        say(d, SLICE_LIT("\001\377 SSH-2.0 is what you may have wanted\r\n"), 0);
+        return true;
+    case FAULT_FLOOD:
+        flood(d);
+        return true;
+    case FAULT_TRICKLE:
+        d->over = true;
+        on_trickle(d->conn, 0);
+        return true;
+    case FAULT_DELAY:
+        *delay_out = f->delay_us;
+        return false;
+    case FAULT_NONE:
+    case FAULT_NO_SYN:
+    case FAULT_REFUSED:
+    case FAULT_UNREACHABLE:
+    case FAULT_HALT:
+    case FAULT_KINDS:
+        return false;
+    }
+    return false;
+}
+
+static void answer(struct sim_dialogue *d, enum sim_phase phase, const char *text)
+{
+    uint64_t delay_us;
+    if (!strikes(d, phase, &delay_us))
+        say(d, slice_str(text), delay_us);
+}
+
+/* ---- taking messages ---- */
+
+static uint64_t message_of(struct slice content)
+{
+    static const char field[] = "Message-ID: <";
+    const char *at = memmem(content.ptr, content.len, field, sizeof field - 1);
+    ASSERT(at != NULL);
+    return strtoull(at + sizeof field - 1, NULL, 16);
+}
+
+static void note_copies(struct sim_dialogue *d, uint64_t reply_end)
+{
+    uint64_t message = message_of(buf_slice(&d->content));
+    for (unsigned i = 0; i < d->recipient_count; i++) {
+        struct sim_copy *c = calloc(1, sizeof *c);
+        ASSERT(c != NULL);
+        *c = (struct sim_copy){.message = message,
+                               .host = d->host,
+                               .at_us = sim_now_us(),
+                               .conn = d->conn,
+                               .reply_end = reply_end,
+                               .next = copies};
+        memcpy(c->recipient, d->recipients[i], sizeof c->recipient);
+        copies = c;
+    }
+}
+
+/* The dot has come. A host that then says nothing may have taken the message: the worst case for a
+ * relay, so it is taken to have. Only a refusal means that it has not. */
+static void conclude(struct sim_dialogue *d)
+{
+    static const char taken[] = "250 2.0.0 Taken\r\n";
+    uint64_t delay_us;
+    bool refuses = d->faulty && d->host->fault.kind == FAULT_REPLY &&
+                   d->host->fault.phase == SIM_DOT && d->host->fault.after_said < 0 &&
+                   d->host->fault.after_heard < 0;
+    uint64_t before = d->passed.said, told_at = UINT64_MAX;
+    bool struck = strikes(d, SIM_DOT, &delay_us);
+    if (!struck)
+        say(d, slice_str(taken), delay_us);
+    uint64_t said = d->passed.said - before;
+    /* Cut short and followed by a 421, "250 2.0" is still a 250, with an odd text. */
+    if (said == sizeof taken - 1 || (said >= 4 && d->host->fault.kind == FAULT_REPLY))
+        told_at = d->conn->said;
+    if (!refuses)
+        note_copies(d, told_at);
+    d->recipient_count = 0;
+    d->has_sender = false;
+    buf_clear(&d->content);
+}
+
+static bool content_ended(struct sim_dialogue *d, char c)
+{
+    static const char wanted[] = "\r\n.\r\n";
+    if (c == wanted[d->matched])
+        d->matched++;
+    else
+        d->matched = c == '\r' ? 1 : 0;
+    return d->matched == 5;
+}
+
+static void hear_content(struct sim_dialogue *d, char c)
+{
+    if (d->faulty && d->host->fault.kind == FAULT_HALT) {
+        d->over = d->halted = true;
+        return;
+    }
+    if (buf_len(&d->content) < CONTENT_KEPT)
+        buf_append(&d->content, slice_of(&c, 1));
+    if (!content_ended(d, c))
+        return;
+    d->in_content = false;
+    conclude(d);
+}
+
+/* ---- commands ---- */
+
+static void say_capabilities(struct sim_dialogue *d)
+{
+    const struct sim_host *h = d->host;
+    char text[512];
+    (void)snprintf(text, sizeof text, "250-%s\r\n%s%s%s%s%s250 HELP\r\n", h->name,
+                   h->pipelining ? "250-PIPELINING\r\n" : "", h->eightbit ? "250-8BITMIME\r\n" : "",
+                   h->enhanced ? "250-ENHANCEDSTATUSCODES\r\n" : "", h->dsn ? "250-DSN\r\n" : "",
+                   h->size ? "250-SIZE 50000000\r\n" : "");
+    answer(d, SIM_EHLO, text);
+}
+
+static void hear_rcpt(struct sim_dialogue *d, const char *line)
+{
+    const char *from = strchr(line, '<'), *to = from != NULL ? strchr(from, '>') : NULL;
+    ASSERT(d->has_sender && to != NULL && to - from < 128);
+    if (d->host->rcpt_max > 0 && d->recipient_count >= d->host->rcpt_max) {
+        say(d, SLICE_LIT("452 4.5.3 Too many recipients\r\n"), 0);
+        return;
+    }
+    uint64_t delay_us;
+    if (strikes(d, SIM_RCPT, &delay_us))
+        return;
+    ASSERT(d->recipient_count < RECIPIENTS_MAX);
+    char *out = d->recipients[d->recipient_count++];
+    memcpy(out, from + 1, (size_t)(to - from - 1));
+    out[to - from - 1] = '\0';
+    say(d, SLICE_LIT("250 2.1.5 Ok\r\n"), delay_us);
+}
+
+static void hear_data(struct sim_dialogue *d)
+{
+    const struct sim_fault *f = &d->host->fault;
+    uint64_t delay_us;
+    bool struck = strikes(d, SIM_DATA, &delay_us);
+    if (struck && (f->kind != FAULT_REPLY || strncmp(f->reply, "354", 3) != 0))
+        return;
+    if (!struck && d->recipient_count == 0) {
+        say(d, SLICE_LIT("554 5.5.1 No valid recipients\r\n"), 0);
+        return;
+    }
+    if (!struck)
+        say(d, SLICE_LIT("354 Go on\r\n"), delay_us);
+    d->passed.invited_said = d->passed.said;
+    d->passed.invited_heard = d->passed.heard;
+    d->in_content = true;
+    d->matched = 2; /* a dot alone on the first line ends an empty content */
+}
+
+static void hear_mail(struct sim_dialogue *d)
+{
+    ASSERT(!d->has_sender);
+    uint64_t delay_us;
+    if (strikes(d, SIM_MAIL, &delay_us))
+        return;
+    d->has_sender = true;
+    d->recipient_count = 0;
+    say(d, SLICE_LIT("250 2.1.0 Ok\r\n"), delay_us);
+}
+
+static bool is(const char *line, const char *verb)
+{
+    return strncmp(line, verb, strlen(verb)) == 0;
+}
+
+static void hear_line(struct sim_dialogue *d, const char *line)
+{
+    if (is(line, "EHLO ") || is(line, "HELO ")) {
+        say_capabilities(d);
+    } else if (is(line, "MAIL FROM:")) {
+        hear_mail(d);
+    } else if (is(line, "RCPT TO:")) {
+        if (d->has_sender)
+            hear_rcpt(d, line);
+        else
+            say(d, SLICE_LIT("503 5.5.1 MAIL first\r\n"), 0);
+    } else if (is(line, "DATA")) {
+        hear_data(d);
+    } else if (is(line, "RSET")) {
+        d->has_sender = false;
+        d->recipient_count = 0;
+        answer(d, SIM_OTHER, "250 2.0.0 Ok\r\n");
+    } else if (is(line, "QUIT")) {
+        answer(d, SIM_OTHER, "221 2.0.0 Bye\r\n");
+        if (!d->over)
+            end(d, false);
+    } else {
+        say(d, SLICE_LIT("500 5.5.1 What?\r\n"), 0);
+    }
+}
+
+static void hear_byte(struct sim_dialogue *d, char c)
+{
+    const struct sim_fault *f = &d->host->fault;
+    d->passed.heard++;
+    if (d->in_content) {
+        hear_content(d, c);
+    } else {
+        buf_append(&d->line, slice_of(&c, 1));
+        if (c == '\n') {
+            char line[2048];
+            bool fits = slice_to_cstr(buf_slice(&d->line), line, sizeof line);
+            ASSERT(fits);
+            buf_clear(&d->line);
+            hear_line(d, line);
+        }
+    }
+    if (!d->over && d->faulty && f->after_heard >= 0 && d->passed.heard == (uint64_t)f->after_heard)
+        break_off(d);
+}
+
+void sim_host_hear(struct sim_conn *c, struct slice bytes)
+{
+    struct sim_dialogue *d = c->dialogue;
+    for (size_t i = 0; i < bytes.len && !d->over; i++)
+        hear_byte(d, bytes.ptr[i]);
+    if (!d->halted)
+        sim_conn_take(c, bytes.len);
+}
+
+void sim_host_accept(struct sim_host *h, struct sim_conn *c)
+{
+    struct sim_dialogue *d = calloc(1, sizeof *d);
+    ASSERT(d != NULL);
+    d->host = h;
+    d->conn = c;
+    d->faulty = h->fault.kind != FAULT_NONE && sim_chance(h->fault.percent) &&
+                (h->fault.until_us == 0 || sim_now_us() < h->fault.until_us);
+    buf_init(&d->line, 4096);
+    buf_init(&d->content, CONTENT_KEPT + 1);
+    c->dialogue = d;
+    if (h->first == NULL)
+        h->first = d;
+    if (d->faulty && (h->fault.after_said == 0 || h->fault.after_heard == 0)) {
+        break_off(d);
+        return;
+    }
+    char text[128];
+    (void)snprintf(text, sizeof text, "220 %s ESMTP\r\n", h->name);
+    answer(d, SIM_GREETING, text);
+}

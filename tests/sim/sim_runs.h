@@ -1,0 +1,22 @@
+/* What the simulation runs: random worlds by seed, and one dialogue with a fault at every byte. */
+#ifndef ONWARD_TESTS_SIM_RUNS_H
+#define ONWARD_TESTS_SIM_RUNS_H
+
+#include "tests/sim/sim_world.h"
+
+struct sim_tally {
+    uint64_t worlds, steps;
+    uint64_t shown; /* the trace of the world with this number is shown; 0 = none */
+    struct sim_totals totals;
+};
+
+/* A world made of `seed` alone, run to its end. Ends the process where an invariant breaks. */
+void sim_run_seed(uint64_t seed, bool shows_trace, struct sim_tally *tally);
+
+/* The same dialogue, over and over: the first exchange falls silent, closes, resets or answers 421
+ * behind each single byte that it says, and each that it hears. */
+void sim_run_bytes(struct sim_tally *tally);
+
+void sim_tally_add(struct sim_tally *tally, const struct sim_world *w);
+
+#endif
