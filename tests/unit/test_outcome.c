@@ -78,6 +78,26 @@ static void store_message(struct world *w, const char *sender, const uint8_t *no
     buf_fini(&record);
 }
 
+/* In the place of the stored message: a header section of so many bytes, and nothing else. */
+static void store_large(struct world *w, const struct envelope *e)
+{
+    static char chunk[STORE_CHUNK_BYTES + 1];
+    struct buf record;
+    for (size_t at = 0; at < STORE_CHUNK_BYTES; at += 16)
+        (void)snprintf(chunk + at, 17, "X-Line: %05zu.\r\n", at / 16);
+    (void)memcpy(chunk, "X-Line: 0\r\nY: \r\n", 16);
+    buf_init(&record, ENVELOPE_ENCODED_MAX);
+    envelope_encode(e, &record);
+    assert_true(buf_ok(&record));
+    assert_int_equal(store_begin(w->parts.store), STORE_OK);
+    assert_int_equal(store_put_envelope(w->parts.store, ID, buf_slice(&record)), STORE_OK);
+    for (uint32_t i = 0; (size_t)i * STORE_CHUNK_BYTES < e->size_bytes; i++)
+        assert_int_equal(store_put_chunk(w->parts.store, ID, i, slice_of(chunk, STORE_CHUNK_BYTES)),
+                         STORE_OK);
+    assert_int_equal(store_commit(w->parts.store), STORE_OK);
+    buf_fini(&record);
+}
+
 static struct world *create(const char *sender, const uint8_t *notify, uint32_t count)
 {
     struct world *w = aligned_alloc(64, (sizeof *w + 63) / 64 * 64);
@@ -88,7 +108,7 @@ static struct world *create(const char *sender, const uint8_t *notify, uint32_t 
     w->config.postmaster = "postmaster@relay.example";
     w->config.retry.age_limit_ms = (uint64_t)5 * 24 * HOUR;
     w->config.retry.delay_notice_ms = (uint64_t)4 * HOUR;
-    w->parts.store = open_spool(w->path, 16 << 20, 0);
+    w->parts.store = open_spool(w->path, 64 << 20, 0);
     w->parts.shared = aligned_alloc(64, (sizeof *w->parts.shared + 63) / 64 * 64);
     assert_non_null(w->parts.shared);
     memset(w->parts.shared, 0, sizeof *w->parts.shared);
@@ -464,6 +484,52 @@ static void one_notice_speaks_of_all_who_failed_and_returns_the_content(void **s
     destroy(w);
 }
 
+/* Returned mail must not get lost for its size: neither the content's nor the number of recipients. */
+static void the_largest_messages_have_their_notices_too(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t recipients, header_bytes;
+    } table[] = {{1, 12 << 20}, {12000, 10000}};
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        struct world *w = create_plain();
+        uint32_t count = table[i].recipients;
+        struct envelope_recipient *r = calloc(count, sizeof *r);
+        uint32_t *indexes = calloc(count, sizeof *indexes);
+        assert_non_null(r);
+        assert_non_null(indexes);
+        char local[300];
+        memset(local, 'r', 240);
+        (void)snprintf(local + 240, sizeof local - 240, "@x.example");
+        for (uint32_t k = 0; k < count; k++) {
+            indexes[k] = k;
+            r[k] = (struct envelope_recipient){.address = slice_str(local),
+                                               .domain = SLICE_LIT("x.example"),
+                                               .orcpt = SLICE_LIT("")};
+        }
+        struct envelope e = {.id = ID,
+                             .arrived_wall_ms = ARRIVED,
+                             .size_bytes = table[i].header_bytes,
+                             .header_bytes = table[i].header_bytes,
+                             .sender = SLICE_LIT("s@sender.example"),
+                             .envid = SLICE_LIT(""),
+                             .origin = SLICE_LIT("test"),
+                             .recipients = r,
+                             .recipient_count = count};
+        store_large(w, &e);
+        w->delivery.recipient_count = count;
+        if (count > 1)
+            w->delivery.recipient.many = indexes;
+        struct reply reply = reply_local_about(LOCAL_NXDOMAIN, slice_of(local, 200));
+        outcome_of_list(&w->worker, &w->list, &reply, false);
+        assert_int_equal(count_notices(), 1);
+        assert_true(mentions("X-Line: 0\r\n"));
+        destroy(w);
+        free(r);
+        free(indexes);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -476,6 +542,7 @@ int main(void)
         cmocka_unit_test(marked_deliveries_bounce_with_the_reason_they_are_marked_for),
         cmocka_unit_test(notices_go_out_where_they_are_asked_for_and_nowhere_else),
         cmocka_unit_test(one_notice_speaks_of_all_who_failed_and_returns_the_content),
+        cmocka_unit_test(the_largest_messages_have_their_notices_too),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
