@@ -94,6 +94,11 @@ enum net_status conn_writev(struct conn *c, const struct iovec *parts, int count
     return status;
 }
 
+size_t conn_write_max(const struct conn *c)
+{
+    return c->ssl != NULL ? TLS_RECORD_BYTES : SIZE_MAX;
+}
+
 enum net_status conn_flush(struct conn *c, struct buf *out)
 {
     while (buf_len(out) > 0) {

@@ -40,6 +40,9 @@ enum net_status conn_read(struct conn *c, char *buffer, size_t size, size_t *len
  * TLS the next call must begin with the same bytes. */
 enum net_status conn_writev(struct conn *c, const struct iovec *parts, int count, size_t *len_out);
 
+/* The most that one conn_writev takes: what passes it never shares a write. */
+size_t conn_write_max(const struct conn *c);
+
 /* Writes out `out`; NET_OK when it is empty. */
 enum net_status conn_flush(struct conn *c, struct buf *out);
 

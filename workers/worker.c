@@ -56,7 +56,7 @@ bool worker_turn(struct worker *w, int events)
     (void)timer_wheel_advance(&w->timers, w->now_ms);
     bool busy = outbound_take_jobs(w->outbound, JOBS_PER_TURN) == JOBS_PER_TURN;
     busy |= inbound_end_turn(w->inbound);
-    outbound_end_turn(w->outbound);
+    busy |= outbound_end_turn(w->outbound);
     return busy;
 }
 

@@ -437,6 +437,7 @@ void schedule_apply_outcome(struct schedule *s, const struct commit_op *op)
     if (d->attempts < UINT16_MAX)
         d->attempts++;
     d->due_wall_ms = op->u.outcome.next_due_wall_ms;
+    bool was_expired = (d->flags & DELIVERY_EXPIRED) != 0;
     d->flags &= (uint8_t) ~(DELIVERY_EXPIRED | DELIVERY_OPERATOR_BOUNCE);
     if (op->u.outcome.delay_noticed)
         d->flags |= DELIVERY_DELAY_NOTICED;
@@ -445,6 +446,8 @@ void schedule_apply_outcome(struct schedule *s, const struct commit_op *op)
     note_try_first(d, op);
     if ((d->flags & DELIVERY_OPERATOR_BOUNCE) != 0)
         make_ready(s, d);
+    else if (was_expired && !is_held(d)) /* it could not even be returned: not again at once */
+        timer_arm(&s->wheel, &d->timer, mono_of(s, d->due_wall_ms));
     else
         let_wait(s, d);
 }

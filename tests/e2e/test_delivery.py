@@ -134,6 +134,14 @@ class OneMessage(E2ETest):
         self.assertTrue(world.exchanges.accepted("one")[0]["tls"].startswith("TLSv1."))
         self.assertTrue(world.relay.wait_logged("delivered")[0]["tls"].startswith("TLSv1."))
 
+    def test_many_replies_that_come_at_once_inside_of_tls_are_all_read(self) -> None:
+        """Each is a record of its own, and no event tells of those that the first read left behind."""
+        world = self.world(delivery={"recipients_per_transaction": 90})
+        domain, _ = world.domain("one", "starttls;tls-only;corked")
+        recipients = [f"r{n}@{domain}" for n in range(90)]
+        world.start().send(SENDER, recipients, "one")
+        self.assertEqual(len(world.wait_accepted("one")[0]["recipients"]), 90)
+
     def test_starttls_is_not_used_where_off(self) -> None:
         world = self.world(delivery={"tls": "off"})
         domain, _ = world.domain("one", "starttls")

@@ -33,6 +33,7 @@ A behaviour is a list of words joined by ";":
     first=N                     faults hold only for the first N connections to this address
     backlog                     (alone) the kernel's accept queue is full: a SYN is never answered
     starttls                    offers STARTTLS; `tls-only` refuses MAIL outside of it
+    corked                      inside of TLS, what it says waits in the kernel a moment and then comes at once
     no-ehlo no-pipelining no-8bitmime no-smtputf8 no-dsn no-chunking no-size no-enhanced
     size=N rcpt-max=N mail-max=N  the limits: SIZE, 452 behind N recipients, 421 behind N messages
 """
@@ -58,7 +59,7 @@ PHASES = ("GREETING", "EHLO", "HELO", "STARTTLS", "TLS", "MAIL", "RCPT", "DATA",
 FAULTS = ("silent", "delay", "trickle", "stutter", "garbage", "flood", "close", "reset", "reply", "inject", "halt",
           "lose")
 EXTENSIONS = ("pipelining", "8bitmime", "smtputf8", "dsn", "chunking", "size", "enhanced")
-WORDS = ("good", "starttls", "tls-only", "no-ehlo", "backlog", *(f"no-{name}" for name in EXTENSIONS))
+WORDS = ("good", "starttls", "tls-only", "corked", "no-ehlo", "backlog", *(f"no-{name}" for name in EXTENSIONS))
 LIMITS = ("size", "rcpt-max", "mail-max", "first")
 LINE_MAX = 4096  # a command line; ours are far shorter
 SMALL_RECEIVE_BUFFER = 4096  # so that a client cannot pour a whole message into the kernel's buffers
@@ -417,6 +418,8 @@ class Session:
             await self.misbehave(fault, b"")
         await self.writer.start_tls(self.tls_context)
         self.tls = self.writer.get_extra_info("ssl_object").version()
+        if "corked" in self.behaviour.words:
+            self.writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         self.helo, self.extended = "", False  # RFC 3207 4.2: all is forgotten
         self.buffer.clear()
         self.note("tls", version=self.tls)

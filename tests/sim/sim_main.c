@@ -18,8 +18,9 @@ static void print(const char *what, const struct sim_tally *t)
 
 static int usage(void)
 {
-    (void)fputs("usage: sim seed N | sim seeds FROM COUNT | sim list FILE | sim bytes [N]\n",
-                stderr);
+    (void)fputs(
+        "usage: sim seed N | sim seeds FROM COUNT | sim list FILE | sim bytes [N] | sim room\n",
+        stderr);
     return 2;
 }
 
@@ -55,6 +56,9 @@ int main(int argc, char **argv)
         t.shown = argc == 3 ? strtoull(argv[2], NULL, 10) : 0;
         sim_run_bytes(&t);
         print("a fault at every byte", &t);
+    } else if (argc == 2 && strcmp(argv[1], "room") == 0) {
+        sim_run_room(&t);
+        print("without room", &t);
     } else {
         return usage();
     }

@@ -1,4 +1,5 @@
-/* What the simulation runs: random worlds by seed, and one dialogue with a fault at every byte. */
+/* What the simulation runs: random worlds by seed, one dialogue with a fault at every byte, and a burst
+ * without room for it. */
 #ifndef ONWARD_TESTS_SIM_RUNS_H
 #define ONWARD_TESTS_SIM_RUNS_H
 
@@ -16,6 +17,9 @@ void sim_run_seed(uint64_t seed, bool shows_trace, struct sim_tally *tally);
 /* The same dialogue, over and over: the first exchange falls silent, closes, resets or answers 421
  * behind each single byte that it says, and each that it hears. */
 void sim_run_bytes(struct sim_tally *tally);
+
+/* Well exchanges, and fewer connections than there is mail for. */
+void sim_run_room(struct sim_tally *tally);
 
 void sim_tally_add(struct sim_tally *tally, const struct sim_world *w);
 

@@ -171,6 +171,26 @@ static void the_age_limit_marks_what_waits(void **state)
     destroy(w);
 }
 
+static void what_cannot_be_returned_at_its_age_limit_is_not_tried_without_end(void **state)
+{
+    (void)state;
+    struct world *w = create(64);
+    add(w, 1, TO("a@x.example"));
+    (void)run(w, 0);
+    (void)end(w, ring_pop(w->ring), "F");
+    (void)run(w, 5 * DAY);
+    for (int i = 0; i < 3; i++) {
+        struct delivery *d = ring_pop(w->ring);
+        assert_non_null(d);
+        assert_true(d->flags & DELIVERY_EXPIRED);
+        (void)end(w, d, "F"); /* unreadable: kept for the operator */
+        (void)run(w, w->now);
+        assert_null(ring_pop(w->ring));
+        (void)run(w, w->now + (uint64_t)4 * 60 * MINUTE);
+    }
+    destroy(w);
+}
+
 static void the_age_limit_takes_a_delivery_out_of_its_destination(void **state)
 {
     (void)state;
@@ -395,6 +415,7 @@ int main(void)
         cmocka_unit_test(retries_double_from_five_minutes_to_four_hours),
         cmocka_unit_test(what_is_left_of_a_delivery_is_tried_again_alone),
         cmocka_unit_test(the_age_limit_marks_what_waits),
+        cmocka_unit_test(what_cannot_be_returned_at_its_age_limit_is_not_tried_without_end),
         cmocka_unit_test(the_age_limit_takes_a_delivery_out_of_its_destination),
         cmocka_unit_test(a_session_keeps_what_it_carries_past_the_age_limit),
         cmocka_unit_test(a_full_ring_delays_and_drops_nothing),

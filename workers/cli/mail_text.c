@@ -29,15 +29,12 @@ void mail_addresses_free(struct mail_addresses *a)
     *a = (struct mail_addresses){NULL, 0};
 }
 
-/* One mailbox of a list, comments out: what stands in brackets, else all of it. */
-static void add_mailbox(struct mail_addresses *a, struct slice text)
+/* What was gathered of one mailbox; words that are no address are passed over. */
+static void end_mailbox(struct mail_addresses *a, struct buf *mailbox)
 {
-    size_t open = slice_find(text, '<');
-    if (open < text.len) {
-        text = slice_skip(text, open + 1);
-        text = slice_take(text, slice_find(text, '>'));
-    }
-    (void)mail_addresses_add(a, text);
+    if (buf_ok(mailbox) && buf_len(mailbox) > 0)
+        (void)mail_addresses_add(a, buf_slice(mailbox));
+    buf_clear(mailbox);
 }
 
 void mail_addresses_add_field(struct mail_addresses *a, struct slice value)
@@ -45,28 +42,31 @@ void mail_addresses_add_field(struct mail_addresses *a, struct slice value)
     struct buf mailbox;
     buf_init(&mailbox, 4096);
     int comment = 0;
-    bool quoted = false;
+    bool quoted = false, literal = false, past = false;
     for (size_t i = 0; i < value.len; i++) {
         char c = value.ptr[i];
-        if (c == '\\' && (quoted || comment > 0) && i + 1 < value.len) {
-            if (comment == 0)
+        bool plain = !quoted && comment == 0;
+        literal = plain && (c == '[' || (literal && c != ']')); /* [IPv6:2001:db8::1] */
+        if (c == '\\' && !plain && i + 1 < value.len) {
+            if (comment == 0 && !past)
                 buf_append(&mailbox, slice_of(&value.ptr[i], 2));
             i++;
-        } else if (c == '"' && comment == 0) {
-            quoted = !quoted;
-            buf_append(&mailbox, slice_of(&c, 1));
         } else if (!quoted && (c == '(' || c == ')')) {
             comment += c == '(' ? 1 : comment > 0 ? -1 : 0;
-        } else if (!quoted && comment == 0 && (c == ',' || c == ';' || c == ':')) {
-            if (c != ':') /* before a colon stands a group's name */
-                add_mailbox(a, buf_slice(&mailbox));
-            buf_clear(&mailbox);
-        } else if (comment == 0 && c != '\r' && c != '\n') {
-            buf_append(&mailbox, slice_of(&c, 1));
+        } else if (plain && !literal && (c == ',' || c == ';')) {
+            end_mailbox(a, &mailbox);
+            past = false;
+        } else if (plain && !literal && (c == '<' || c == ':')) {
+            buf_clear(&mailbox); /* behind a display name, a group's name or a source route */
+        } else if (plain && c == '>') {
+            past = true;
+        } else if (comment == 0) {
+            quoted ^= c == '"';
+            if (!past && c != '\r' && c != '\n')
+                buf_append(&mailbox, slice_of(&c, 1));
         }
     }
-    if (buf_ok(&mailbox) && buf_len(&mailbox) > 0)
-        add_mailbox(a, buf_slice(&mailbox));
+    end_mailbox(a, &mailbox);
     buf_fini(&mailbox);
 }
 
@@ -153,8 +153,9 @@ void mail_text_prepare(struct slice raw, struct mail_addresses *recipients, cons
         buf_printf(out, "<%s>\r\n", from);
     }
     buf_append_str(out, "\r\n");
-    if (rest.len > 0 && (rest.ptr[0] == '\n' || rest.ptr[0] == '\r'))
-        (void)next_line(&rest); /* the blank line stands already */
+    ahead = rest;
+    if (rest.len > 0 && next_line(&ahead).len == 0)
+        rest = ahead; /* the blank line stands already */
     while (rest.len > 0)
         put_line(out, next_line(&rest));
 }

@@ -68,6 +68,15 @@ static void account(struct body *b, const struct gathered *g, size_t len)
     }
 }
 
+/* Would the end-of-data line be in the next write? */
+static bool end_fits(const struct gathered *g, const struct body *b, const struct conn *conn)
+{
+    size_t len = tail_of(b).len;
+    for (int i = 0; i < g->count; i++)
+        len += g->parts[i].iov_len;
+    return len <= conn_write_max(conn);
+}
+
 /* One round: what can be written at once. The reader's snapshot is open. */
 static enum body_status send_some(struct body *b, struct conn *conn, struct store_reader *reader,
                                   bool (*take_token)(void *context), void *context)
@@ -84,7 +93,7 @@ static enum body_status send_some(struct body *b, struct conn *conn, struct stor
         all = gather(&g, b, rest) && b->sent + rest.len == b->size;
         chunk_len = chunk.len;
     }
-    if (all) {
+    if (all && end_fits(&g, b, conn)) {
         if (!b->committed)
             b->committed = take_token(context);
         g.has_tail = b->committed;
@@ -95,11 +104,16 @@ static enum body_status send_some(struct body *b, struct conn *conn, struct stor
     }
     size_t len = 0;
     b->net = conn_writev(conn, g.parts, g.count, &len);
+    account(b, &g, len);
+    /* A TLS record that the kernel has not taken whole yet will go out as it was made, and only as
+     * a whole can the peer read it. */
+    bool on_its_way = b->net == NET_AGAIN && conn->ssl != NULL;
+    if (b->tail_sent < TAIL_BYTES && !on_its_way)
+        b->committed = false;
     if (b->net == NET_AGAIN)
         return BODY_AGAIN;
     if (b->net != NET_OK)
         return BODY_LOST;
-    account(b, &g, len);
     if (chunk_len > 0 && b->chunk_at == chunk_len) {
         b->chunk++;
         b->chunk_at = 0;

@@ -24,7 +24,7 @@ struct body {
     uint32_t chunk;     /* the chunk being written, */
     size_t chunk_at;    /* and how far */
     bool stuff;         /* has lines that begin with a dot */
-    bool committed;     /* the token is ours: the end may go */
+    bool committed;     /* the token is ours: the end may go, or has gone */
     unsigned tail_sent; /* bytes of ".\r\n" written */
     struct stuff_state stuffing;
     enum net_status net;
@@ -33,8 +33,10 @@ struct body {
 /* A content of `size_bytes`; `has_dots`: some line of it begins with one. */
 void body_begin(struct body *b, uint64_t id, uint64_t size_bytes, bool has_dots);
 
-/* Writes until done or until the connection would block. `take_token(context)` is asked once,
- * before the last byte. */
+/* Writes until done or until the connection would block. `take_token(context)` is asked before a
+ * write that may hold the last byte. Where the connection did not take that byte, `committed` is
+ * false again behind the call, and the token is to be given back: a peer that stops reading near
+ * the end, or breaks the connection there, is raced and replaced like any other. */
 enum body_status body_send(struct body *b, struct conn *conn, struct store_reader *reader,
                            bool (*take_token)(void *context), void *context);
 

@@ -115,6 +115,12 @@ bool flight_take_token(struct flight *f, const struct session *s)
     return f->token == s;
 }
 
+void flight_return_token(struct flight *f, const struct session *s)
+{
+    if (f->token == s)
+        f->token = NULL;
+}
+
 void flight_settle(struct flight_recipient *r, enum flight_progress progress,
                    const struct reply *reply)
 {

@@ -68,6 +68,10 @@ void flight_settle(struct flight_recipient *r, enum flight_progress progress,
 /* The token, for the session that is about to send the last byte. False: another one has it. */
 bool flight_take_token(struct flight *f, const struct session *s);
 
+/* The connection did not take the last byte after all: nothing is committed, and whoever gets there
+ * first may have the token. Harmless where `s` has not got it. */
+void flight_return_token(struct flight *f, const struct session *s);
+
 /* A transaction of the current batch ended with `replies`. Sorts each recipient to where it
  * belongs. With `others_awaited` (a slow exchange may still answer) every 4xx is worth another
  * exchange: some domains' last one is a decoy that always gives one. */

@@ -407,6 +407,7 @@ static void idle(struct lane *l, struct session *s)
         return;
     }
     l->idling = true;
+    list_remove(&l->turn_link); /* it may have waited for room since its session was under way */
     list_push_back(&l->worker->outbound->idle_lanes, &l->turn_link);
     timer_arm(&l->worker->timers, &l->idle_timer,
               l->worker->now_ms + l->worker->config->delivery.idle_ms);
@@ -448,6 +449,18 @@ static bool race(struct lane *l)
     return is_followed(l) || start_next(l);
 }
 
+/* Is there another address, but no room for a connection to it? Then the lane waits in line: a
+ * connection that has said QUIT makes room as soon as it is closed. */
+static bool wait_for_room(struct lane *l)
+{
+    struct outbound *o = l->worker->outbound;
+    if (l->next_target == l->target_count || o->sessions < l->worker->parts->sessions_max)
+        return false;
+    if (list_empty(&l->turn_link))
+        list_push_back(&o->lanes_waiting, &l->turn_link);
+    return true;
+}
+
 /* Something ended: is there still a way for the flight, or for the queue? Those whose patience is
  * over are waited for, but not they alone while there is another address. */
 static void go_on(struct lane *l)
@@ -459,7 +472,7 @@ static void go_on(struct lane *l)
             return;
         if (ready != NULL)
             take_next(l, ready);
-        else if (!race(l) && list_empty(&l->sessions))
+        else if (!race(l) && list_empty(&l->sessions) && !wait_for_room(l))
             spent(l);
         return;
     }
@@ -467,7 +480,7 @@ static void go_on(struct lane *l)
         return;
     if (ready != NULL)
         carry(l, ready);
-    else if (!race(l) && l->flight->carriers == 0 && !is_awaited(l))
+    else if (!race(l) && l->flight->carriers == 0 && !is_awaited(l) && !wait_for_room(l))
         flight_over(l, NULL);
 }
 

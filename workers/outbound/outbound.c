@@ -33,6 +33,7 @@ struct outbound *outbound_create(struct worker *w)
     list_init(&o->idle_lanes);
     list_init(&o->lanes_waiting);
     list_init(&o->route_waits);
+    list_init(&o->again);
     list_init(&o->leaving);
     list_init(&o->graveyard);
     return o;
@@ -249,12 +250,18 @@ static void bury(struct outbound *o)
         session_destroy(CONTAINER_OF(l, struct session, lane_link));
 }
 
-void outbound_end_turn(struct outbound *o)
+bool outbound_end_turn(struct outbound *o)
 {
+    struct link turn;
+    list_init(&turn);
+    list_splice_back(&turn, &o->again);
+    for (struct link *l; (l = list_pop_front(&turn)) != NULL;)
+        session_read_on(CONTAINER_OF(l, struct session, again_link));
     bury(o);
     while (!list_empty(&o->lanes_waiting) && outbound_has_room(o))
         lane_resume(CONTAINER_OF(o->lanes_waiting.next, struct lane, turn_link));
     bury(o);
+    return !list_empty(&o->again);
 }
 
 /* ---- stopping ---- */

@@ -19,6 +19,7 @@ struct outbound {
     struct link lanes_waiting; /* struct lane without room for a session yet */
     struct link route_waits;   /* one per domain being looked up */
     struct link *route_wait_buckets;
+    struct link again;     /* sessions that have input left to read after a bounded turn */
     struct link leaving;   /* sessions that have said QUIT and belong to no lane */
     struct link graveyard; /* closed sessions, freed at the end of the turn */
     bool draining;
@@ -30,8 +31,9 @@ void outbound_destroy(struct outbound **o);
 /* Takes up to `max` jobs from the ring. Returns how many. */
 unsigned outbound_take_jobs(struct outbound *o, unsigned max);
 
-/* End of the worker's turn: frees closed sessions, opens waiting lanes where there is room. */
-void outbound_end_turn(struct outbound *o);
+/* End of the worker's turn: reads on where it was cut short, frees closed sessions, opens waiting
+ * lanes where there is room. True: more to read, so do not sleep. */
+bool outbound_end_turn(struct outbound *o);
 
 /* Room for one more connection, if need be by closing the oldest idle one. */
 bool outbound_has_room(struct outbound *o);

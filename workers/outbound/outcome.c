@@ -8,8 +8,12 @@
 #include <stdlib.h>
 
 enum {
-    RETURNED_CONTENT_MAX = 1 << 20
-}; /* RET=FULL gives back the header section only beyond this */
+    RETURNED_CONTENT_MAX =
+        1 << 20,                 /* RET=FULL gives back the header section only beyond this, and of
+                                       a header section as many whole lines */
+    NOTICE_BYTES_MAX = 64 << 10, /* of a notice besides, and for each recipient: */
+    NOTICE_RECIPIENT_BYTES_MAX = 4 << 10,
+};
 
 /* A notice on its way to the spool. */
 struct notice {
@@ -87,22 +91,33 @@ static bool read_content(struct worker *w, const struct envelope *e, uint64_t wa
     return ok;
 }
 
+/* The lines that are there as a whole. */
+static struct slice whole_lines(struct slice text)
+{
+    while (text.len > 0 && text.ptr[text.len - 1] != '\n')
+        text.len--;
+    return text;
+}
+
 static struct notice *compose(struct worker *w, struct dsn *dsn)
 {
     const struct envelope *original = dsn->original;
     bool full = dsn->kind == DSN_FAILED && original->ret != RET_HDRS &&
                 original->size_bytes <= RETURNED_CONTENT_MAX;
     uint64_t want = full ? original->size_bytes : original->header_bytes;
+    if (want > RETURNED_CONTENT_MAX)
+        want = RETURNED_CONTENT_MAX;
     struct notice *n = calloc(1, sizeof *n);
     if (n == NULL)
         return NULL;
-    buf_init(&n->content, 8 << 20);
+    buf_init(&n->content, RETURNED_CONTENT_MAX + NOTICE_BYTES_MAX +
+                              (size_t)dsn->recipient_count * NOTICE_RECIPIENT_BYTES_MAX);
     buf_init(&n->envelope, ENVELOPE_ENCODED_MAX);
     struct buf returned;
-    buf_init(&returned, RETURNED_CONTENT_MAX + original->header_bytes + 1);
+    buf_init(&returned, RETURNED_CONTENT_MAX + 1);
     if (!read_content(w, original, want, &returned))
         buf_clear(&returned); /* the notice matters more than the copy */
-    dsn->content = buf_slice(&returned);
+    dsn->content = full ? buf_slice(&returned) : whole_lines(buf_slice(&returned));
     dsn->content_is_full = full && buf_len(&returned) > 0;
     struct envelope e;
     struct envelope_recipient r;

@@ -137,6 +137,7 @@ struct session *session_open(struct lane *lane, const struct target *target, boo
     s->opened_ms = w->now_ms;
     s->times = (struct session_times){NOT_REACHED, NOT_REACHED, NOT_REACHED, NOT_REACHED};
     list_init(&s->lane_link);
+    list_init(&s->again_link);
     timer_init(&s->limit, on_limit);
     timer_init(&s->patience, on_patience);
     int fd = -1;
@@ -184,6 +185,7 @@ static void close_now(struct session *s)
     health_count_session(w->parts->health, &s->target.address, -1);
     if (s->probe) /* harmless where its verdict has been told */
         health_probe_drop(w->parts->health, &s->target.address);
+    list_remove(&s->again_link);
     list_remove(&s->lane_link);
     list_push_back(&w->outbound->graveyard, &s->lane_link);
 }
@@ -374,6 +376,8 @@ static bool send_body(struct session *s)
 {
     uint64_t before = s->body.sent;
     enum body_status status = body_send(&s->body, &s->conn, s->worker->reader, take_token, s);
+    if (!s->body.committed)
+        flight_return_token(s->flight, s);
     switch (status) {
     case BODY_SENT:
         s->sending_body = false;
@@ -583,8 +587,13 @@ static void talk(struct session *s)
     /* Answers to what the last read brought; more input is left to the next turn. */
     if (flush(s) && s->sending_body && buf_len(&s->out) == 0)
         (void)send_body(s);
-    if (s->stage != SESSION_CLOSED)
-        watch_time(s);
+    if (s->stage == SESSION_CLOSED)
+        return;
+    watch_time(s);
+    /* No new edge tells of what is there already, least of all where TLS holds it. */
+    if (s->stage == SESSION_TALKING && !s->closing && s->conn.readable)
+        if (list_empty(&s->again_link))
+            list_push_back(&s->worker->outbound->again, &s->again_link);
 }
 
 static void pump(struct session *s)
@@ -601,4 +610,9 @@ static void pump(struct session *s)
         tls_step(s);
     if (s->stage == SESSION_TALKING && !s->closing && buf_len(&s->out) > 0)
         (void)flush(s);
+}
+
+void session_read_on(struct session *s)
+{
+    pump(s);
 }

@@ -43,7 +43,8 @@ struct session_times {
 enum session_stage { SESSION_CONNECTING, SESSION_TALKING, SESSION_TLS, SESSION_CLOSED };
 
 struct session {
-    struct link lane_link; /* on the lane's sessions */
+    struct link lane_link;  /* on the lane's sessions */
+    struct link again_link; /* on outbound->again */
     struct lane *lane;
     struct worker *worker;
     uint64_t number; /* of this worker's sessions, from 1 */
@@ -85,6 +86,9 @@ struct session *session_open(struct lane *lane, const struct target *target, boo
 
 /* In ready only: carries the flight's current batch. */
 void session_carry(struct session *s, struct flight *f);
+
+/* Reads on where a turn's bound cut it short. */
+void session_read_on(struct session *s);
 
 /* Says QUIT where the protocol allows it and closes soon; no more calls to the lane. */
 void session_quit(struct session *s);
