@@ -397,9 +397,11 @@ static void hear_byte(struct sim_dialogue *d, char c)
         return;
     char line[2048];
     bool fits = slice_to_cstr(buf_slice(&d->line), line, sizeof line);
-    ASSERT(fits);
     buf_clear(&d->line);
-    hear_line(d, line);
+    if (fits)
+        hear_line(d, line);
+    else
+        say(d, SLICE_LIT("500 5.5.2 Line too long, or not text\r\n"), 0);
 }
 
 static void hear_records(struct sim_dialogue *d, struct slice bytes)
