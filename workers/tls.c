@@ -1,6 +1,7 @@
 #include "workers/tls.h"
 
 #include "core/base/assert.h"
+#include "core/base/net.h"
 
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
@@ -18,7 +19,8 @@ struct session_slot {
 
 struct tls {
     SSL_CTX *context;
-    int peer_index; /* of struct tls_peer among a connection's application data */
+    BIO_METHOD *transport; /* TLS records over core/base/net.h, where all bytes pass */
+    int peer_index;        /* of struct tls_peer among a connection's application data */
     bool verify;
     struct {
         pthread_mutex_t lock; /* held for a pointer swap, never across a handshake */
@@ -31,6 +33,63 @@ struct tls_peer {
     struct tls *tls;
     struct address address;
 };
+
+/* ---- the transport: an OpenSSL BIO over a descriptor of ours ---- */
+
+static int fd_of(BIO *bio)
+{
+    return (int)(intptr_t)BIO_get_data(bio);
+}
+
+static int transport_read(BIO *bio, char *buffer, size_t size, size_t *len_out)
+{
+    BIO_clear_retry_flags(bio);
+    enum net_status status = net_read(fd_of(bio), buffer, size, len_out);
+    if (status == NET_AGAIN)
+        BIO_set_retry_read(bio);
+    return status == NET_OK;
+}
+
+static int transport_write(BIO *bio, const char *bytes, size_t size, size_t *len_out)
+{
+    struct iovec part = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = size};
+    BIO_clear_retry_flags(bio);
+    enum net_status status = net_writev(fd_of(bio), &part, 1, len_out);
+    if (status == NET_AGAIN)
+        BIO_set_retry_write(bio);
+    return status == NET_OK;
+}
+
+static long transport_control(BIO *bio, int command, long number, void *pointer)
+{
+    (void)bio, (void)number, (void)pointer;
+    return command == BIO_CTRL_FLUSH; /* nothing is kept here */
+}
+
+static BIO_METHOD *transport_create(void)
+{
+    BIO_METHOD *m = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "onward");
+    if (m == NULL || BIO_meth_set_read_ex(m, transport_read) != 1 ||
+        BIO_meth_set_write_ex(m, transport_write) != 1 ||
+        BIO_meth_set_ctrl(m, transport_control) != 1) {
+        BIO_meth_free(m);
+        return NULL;
+    }
+    return m;
+}
+
+static bool attach(SSL *ssl, const struct tls *t, int fd)
+{
+    BIO *bio = BIO_new(t->transport);
+    if (bio == NULL)
+        return false;
+    BIO_set_data(bio, (void *)(intptr_t)fd);
+    BIO_set_init(bio, 1);
+    SSL_set_bio(ssl, bio, bio); /* the connection owns it */
+    return true;
+}
+
+/* ---- sessions to resume ---- */
 
 static void free_peer(void *parent, void *ptr, CRYPTO_EX_DATA *data, int index, long argl,
                       void *argp)
@@ -74,12 +133,15 @@ struct tls *tls_create(bool verify, const char *ca_file, struct error *error)
 {
     struct tls *t = calloc(1, sizeof *t);
     SSL_CTX *context = SSL_CTX_new(TLS_client_method());
-    if (t == NULL || context == NULL) {
+    BIO_METHOD *transport = transport_create();
+    if (t == NULL || context == NULL || transport == NULL) {
         error_set(error, "out of memory for TLS");
         free(t);
         SSL_CTX_free(context);
+        BIO_meth_free(transport);
         return NULL;
     }
+    t->transport = transport;
     t->context = context;
     t->verify = verify;
     t->peer_index = SSL_get_ex_new_index(0, NULL, NULL, NULL, free_peer);
@@ -110,6 +172,7 @@ void tls_destroy(struct tls **t)
         SSL_SESSION_free((*t)->shared.slots[i].session);
     pthread_mutex_destroy(&(*t)->shared.lock);
     SSL_CTX_free((*t)->context);
+    BIO_meth_free((*t)->transport);
     free(*t);
     *t = NULL;
 }
@@ -139,7 +202,7 @@ SSL *tls_connection(struct tls *t, int fd, const char *name, const struct addres
     if (SSL_set_ex_data(ssl, t->peer_index, peer) != 1)
         goto fail;
     peer = NULL; /* the connection owns it */
-    if (SSL_set_fd(ssl, fd) != 1)
+    if (!attach(ssl, t, fd))
         goto fail;
     if (name[0] != '[') { /* no SNI for address literals (RFC 6066 3) */
         if (SSL_set_tlsext_host_name(ssl, name) != 1)

@@ -4,15 +4,18 @@ enum { CONTENT_BYTES = 400, WELL_AGAIN_S = 3600 };
 
 /* One message to a domain of two exchanges, the first of which has `fault`. Before the commit point
  * (`urgent`) the message must get through at once; behind it, when the first one is well again. */
-static struct sim_passed run(bool pipelining, const struct sim_fault *fault, bool urgent,
-                             struct sim_tally *tally)
+static struct sim_passed run(const struct sim_host *like, const struct sim_fault *fault,
+                             bool urgent, struct sim_tally *tally)
 {
     struct sim_world *w = sim_world_create(tally->worlds);
     struct sim_host *first = sim_world_host(w), *second = sim_world_host(w);
     struct sim_domain *d = sim_world_domain(w);
-    first->pipelining = pipelining;
+    first->pipelining = like->pipelining;
+    first->starttls = like->starttls;
     first->fault = *fault;
     first->fault.until_us = sim_now_us() + WELL_AGAIN_S * UINT64_C(1000000);
+    /* What fails in the handshake is tried again in clear at once: there all is well. */
+    first->fault.first = like->starttls ? 1 : 0;
     sim_domain_add(d, first, 10);
     sim_domain_add(d, second, 20);
     d->urgent = urgent;
@@ -29,21 +32,21 @@ static struct sim_passed run(bool pipelining, const struct sim_fault *fault, boo
     return passed;
 }
 
-static void run_kind(bool pipelining, enum sim_fault_kind kind, struct sim_tally *tally)
+static void run_kind(const struct sim_host *like, enum sim_fault_kind kind, struct sim_tally *tally)
 {
     struct sim_fault f = {.after_said = -1, .after_heard = -1, .percent = 100};
-    struct sim_passed whole = run(pipelining, &f, true, tally);
+    struct sim_passed whole = run(like, &f, true, tally);
     f.kind = kind;
     /* Behind "354 " a 421 is but an odd text. */
     uint64_t glued = kind == FAULT_REPLY ? sizeof "354 Go on\r\n" - 2 : 0;
     for (uint64_t at = 0; at <= whole.said; at++) {
         f.after_said = (int64_t)at;
-        (void)run(pipelining, &f, at + glued < whole.invited_said, tally);
+        (void)run(like, &f, at + glued < whole.invited_said, tally);
     }
     f.after_said = -1;
     for (uint64_t at = 0; at <= whole.heard; at++) {
         f.after_heard = (int64_t)at;
-        (void)run(pipelining, &f, at < whole.invited_heard, tally);
+        (void)run(like, &f, at < whole.invited_heard, tally);
     }
 }
 
@@ -51,8 +54,9 @@ void sim_run_bytes(struct sim_tally *tally)
 {
     static const enum sim_fault_kind kinds[] = {FAULT_SILENT, FAULT_CLOSE, FAULT_RESET,
                                                 FAULT_REPLY};
-    for (unsigned i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        run_kind(true, kinds[i], tally);
-        run_kind(false, kinds[i], tally);
-    }
+    static const struct sim_host likes[] = {
+        {.pipelining = true}, {.pipelining = false}, {.pipelining = true, .starttls = true}};
+    for (unsigned i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        for (unsigned k = 0; k < sizeof likes / sizeof *likes; k++)
+            run_kind(&likes[k], kinds[i], tally);
 }

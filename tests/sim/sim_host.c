@@ -1,6 +1,7 @@
 #include "tests/sim/sim_host.h"
 
 #include "core/base/assert.h"
+#include "tests/sim/sim_tls.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,23 +11,28 @@ enum {
     CONTENT_KEPT = 4096, /* the Message-ID is in there */
     FLOOD_BYTES = 256 * 1024,
     SECOND_US = 1000000,
+    RECORD_EXTRA_BYTES = 22, /* of TLS 1.3: header, content type, tag */
 };
 
 struct sim_dialogue {
     struct sim_host *host;
     struct sim_conn *conn;
+    SSL *ssl;    /* from STARTTLS on */
     bool faulty; /* this connection has the host's fault */
     bool over;   /* says nothing and hears nothing any more */
     bool halted; /* reads nothing any more */
     bool in_content;
     unsigned matched; /* bytes of CRLF "." CRLF at the end of what was heard */
     struct sim_passed passed;
+    uint64_t cut_said; /* bytes said when the fault behind so many struck; 0 = not so far */
     struct buf line;
     struct buf content;
     bool has_sender;
     unsigned recipient_count;
     char recipients[RECIPIENTS_MAX][128];
 };
+
+static const char busy[] = "421 4.3.2 Shutting down\r\n";
 
 static struct sim_copy *copies;
 
@@ -58,6 +64,7 @@ void sim_dialogue_destroy(struct sim_dialogue **d)
 {
     if (*d == NULL)
         return;
+    SSL_free((*d)->ssl);
     buf_fini(&(*d)->line);
     buf_fini(&(*d)->content);
     free(*d);
@@ -66,44 +73,70 @@ void sim_dialogue_destroy(struct sim_dialogue **d)
 
 /* ---- saying ---- */
 
+static void break_off(struct sim_dialogue *d);
+
 static void end(struct sim_dialogue *d, bool reset)
 {
     d->over = true;
     sim_conn_end(d->conn, 0, reset);
 }
 
+/* As it travels. */
+static void transmit(struct sim_dialogue *d, struct slice bytes, uint64_t delay_us)
+{
+    const struct sim_fault *f = &d->host->fault;
+    if (d->over)
+        return;
+    uint64_t said = d->passed.said;
+    bool cut = d->faulty && f->after_said >= 0 && said + bytes.len >= (uint64_t)f->after_said;
+    if (cut)
+        bytes = slice_take(bytes, (size_t)((uint64_t)f->after_said - said));
+    d->passed.said += bytes.len;
+    sim_conn_say(d->conn, bytes, delay_us);
+    if (cut) {
+        d->cut_said = d->passed.said;
+        break_off(d);
+    }
+}
+
+/* What OpenSSL wants sent. */
+static void transmit_records(struct sim_dialogue *d, uint64_t delay_us)
+{
+    char records[16384];
+    for (int len; (len = BIO_read(SSL_get_wbio(d->ssl), records, sizeof records)) > 0;)
+        transmit(d, slice_of(records, (size_t)len), delay_us);
+}
+
+static void say(struct sim_dialogue *d, struct slice text, uint64_t delay_us)
+{
+    if (d->ssl == NULL || !SSL_is_init_finished(d->ssl)) {
+        transmit(d, text, delay_us);
+        return;
+    }
+    int len = SSL_write(d->ssl, text.ptr, (int)text.len);
+    ASSERT(len == (int)text.len);
+    transmit_records(d, delay_us);
+}
+
 /* What happens at a byte rather than at a reply. */
 static void break_off(struct sim_dialogue *d)
 {
     enum sim_fault_kind kind = d->host->fault.kind;
-    if (kind == FAULT_REPLY)
-        sim_conn_say(d->conn, SLICE_LIT("421 4.3.2 Shutting down\r\n"), 0);
+    d->faulty = false; /* it happens once a connection */
+    bool amid_record = d->ssl != NULL && d->host->fault.after_said >= 0;
+    if (kind == FAULT_REPLY && !amid_record)
+        say(d, slice_of(busy, sizeof busy - 1), 0);
     if (kind == FAULT_SILENT)
         d->over = true;
     else
         end(d, kind == FAULT_RESET);
 }
 
-static void say(struct sim_dialogue *d, struct slice text, uint64_t delay_us)
-{
-    const struct sim_fault *f = &d->host->fault;
-    if (d->over)
-        return;
-    bool cut =
-        d->faulty && f->after_said >= 0 && d->passed.said + text.len >= (uint64_t)f->after_said;
-    if (cut)
-        text = slice_take(text, (size_t)((uint64_t)f->after_said - d->passed.said));
-    d->passed.said += text.len;
-    sim_conn_say(d->conn, text, delay_us);
-    if (cut)
-        break_off(d);
-}
-
 static void flood(struct sim_dialogue *d)
 {
     static const char line[] = "250-and so on, and so forth, without any end whatever\r\n";
     for (size_t at = 0; at < FLOOD_BYTES; at += sizeof line - 1)
-        sim_conn_say(d->conn, slice_of(line, sizeof line - 1), 0);
+        say(d, slice_of(line, sizeof line - 1), 0);
     d->over = true;
 }
 
@@ -208,12 +241,14 @@ static void conclude(struct sim_dialogue *d)
                    d->host->fault.phase == SIM_DOT && d->host->fault.after_said < 0 &&
                    d->host->fault.after_heard < 0;
     uint64_t before = d->passed.said, told_at = UINT64_MAX;
+    uint64_t whole = sizeof taken - 1 + (d->ssl != NULL ? RECORD_EXTRA_BYTES : 0);
     bool struck = strikes(d, SIM_DOT, &delay_us);
     if (!struck)
         say(d, slice_str(taken), delay_us);
-    uint64_t said = d->passed.said - before;
     /* Cut short and followed by a 421, "250 2.0" is still a 250, with an odd text. */
-    if (said == sizeof taken - 1 || (said >= 4 && d->host->fault.kind == FAULT_REPLY))
+    uint64_t said = (d->cut_said > 0 ? d->cut_said : d->passed.said) - before;
+    bool odd = d->ssl == NULL && said >= 4 && d->host->fault.kind == FAULT_REPLY;
+    if (!struck && (said >= whole || odd))
         told_at = d->conn->said;
     if (!refuses)
         note_copies(d, told_at);
@@ -252,10 +287,11 @@ static void say_capabilities(struct sim_dialogue *d)
 {
     const struct sim_host *h = d->host;
     char text[512];
-    (void)snprintf(text, sizeof text, "250-%s\r\n%s%s%s%s%s250 HELP\r\n", h->name,
+    (void)snprintf(text, sizeof text, "250-%s\r\n%s%s%s%s%s%s250 HELP\r\n", h->name,
                    h->pipelining ? "250-PIPELINING\r\n" : "", h->eightbit ? "250-8BITMIME\r\n" : "",
                    h->enhanced ? "250-ENHANCEDSTATUSCODES\r\n" : "", h->dsn ? "250-DSN\r\n" : "",
-                   h->size ? "250-SIZE 50000000\r\n" : "");
+                   h->size ? "250-SIZE 50000000\r\n" : "",
+                   h->starttls && d->ssl == NULL ? "250-STARTTLS\r\n" : "");
     answer(d, SIM_EHLO, text);
 }
 
@@ -307,6 +343,16 @@ static void hear_mail(struct sim_dialogue *d)
     say(d, SLICE_LIT("250 2.1.0 Ok\r\n"), delay_us);
 }
 
+static void hear_starttls(struct sim_dialogue *d)
+{
+    uint64_t delay_us;
+    ASSERT(d->ssl == NULL);
+    if (strikes(d, SIM_STARTTLS, &delay_us))
+        return;
+    say(d, SLICE_LIT("220 2.0.0 Go on\r\n"), delay_us);
+    d->ssl = sim_tls_server();
+}
+
 static bool is(const char *line, const char *verb)
 {
     return strncmp(line, verb, strlen(verb)) == 0;
@@ -325,6 +371,8 @@ static void hear_line(struct sim_dialogue *d, const char *line)
             say(d, SLICE_LIT("503 5.5.1 MAIL first\r\n"), 0);
     } else if (is(line, "DATA")) {
         hear_data(d);
+    } else if (is(line, "STARTTLS")) {
+        hear_starttls(d);
     } else if (is(line, "RSET")) {
         d->has_sender = false;
         d->recipient_count = 0;
@@ -340,29 +388,64 @@ static void hear_line(struct sim_dialogue *d, const char *line)
 
 static void hear_byte(struct sim_dialogue *d, char c)
 {
-    const struct sim_fault *f = &d->host->fault;
-    d->passed.heard++;
     if (d->in_content) {
         hear_content(d, c);
-    } else {
-        buf_append(&d->line, slice_of(&c, 1));
-        if (c == '\n') {
-            char line[2048];
-            bool fits = slice_to_cstr(buf_slice(&d->line), line, sizeof line);
-            ASSERT(fits);
-            buf_clear(&d->line);
-            hear_line(d, line);
-        }
+        return;
     }
-    if (!d->over && d->faulty && f->after_heard >= 0 && d->passed.heard == (uint64_t)f->after_heard)
-        break_off(d);
+    buf_append(&d->line, slice_of(&c, 1));
+    if (c != '\n')
+        return;
+    char line[2048];
+    bool fits = slice_to_cstr(buf_slice(&d->line), line, sizeof line);
+    buf_clear(&d->line);
+    if (fits)
+        hear_line(d, line);
+    else
+        say(d, SLICE_LIT("500 5.5.2 Line too long, or not text\r\n"), 0);
+}
+
+static void hear_records(struct sim_dialogue *d, struct slice bytes)
+{
+    uint64_t delay_us;
+    int len = BIO_write(SSL_get_rbio(d->ssl), bytes.ptr, (int)bytes.len);
+    ASSERT(len == (int)bytes.len);
+    if (!SSL_is_init_finished(d->ssl)) {
+        if (strikes(d, SIM_HANDSHAKE, &delay_us))
+            return;
+        (void)SSL_accept(d->ssl);
+        transmit_records(d, delay_us);
+    }
+    for (char c; !d->over && SSL_is_init_finished(d->ssl) && SSL_read(d->ssl, &c, 1) == 1;)
+        hear_byte(d, c);
+}
+
+/* Up to where the fault is, or all. In clear byte by byte: the last one before TLS is a command's. */
+static void hear(struct sim_dialogue *d, struct slice bytes)
+{
+    while (bytes.len > 0 && !d->over) {
+        size_t len = d->ssl != NULL ? bytes.len : 1;
+        struct slice part = slice_take(bytes, len);
+        bytes = slice_skip(bytes, len);
+        d->passed.heard += len;
+        if (d->ssl != NULL)
+            hear_records(d, part);
+        else
+            hear_byte(d, part.ptr[0]);
+    }
 }
 
 void sim_host_hear(struct sim_conn *c, struct slice bytes)
 {
     struct sim_dialogue *d = c->dialogue;
-    for (size_t i = 0; i < bytes.len && !d->over; i++)
-        hear_byte(d, bytes.ptr[i]);
+    const struct sim_fault *f = &d->host->fault;
+    uint64_t heard = d->passed.heard;
+    if (d->faulty && f->after_heard >= 0 && heard + bytes.len >= (uint64_t)f->after_heard) {
+        hear(d, slice_take(bytes, (size_t)((uint64_t)f->after_heard - heard)));
+        if (!d->over)
+            break_off(d);
+    } else {
+        hear(d, bytes);
+    }
     if (!d->halted)
         sim_conn_take(c, bytes.len);
 }
@@ -374,7 +457,8 @@ void sim_host_accept(struct sim_host *h, struct sim_conn *c)
     d->host = h;
     d->conn = c;
     d->faulty = h->fault.kind != FAULT_NONE && sim_chance(h->fault.percent) &&
-                (h->fault.until_us == 0 || sim_now_us() < h->fault.until_us);
+                (h->fault.until_us == 0 || sim_now_us() < h->fault.until_us) &&
+                (h->fault.first == 0 || h->connections <= h->fault.first);
     buf_init(&d->line, 4096);
     buf_init(&d->content, CONTENT_KEPT + 1);
     c->dialogue = d;

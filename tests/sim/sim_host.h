@@ -8,6 +8,8 @@
 enum sim_phase {
     SIM_GREETING,
     SIM_EHLO,
+    SIM_STARTTLS,
+    SIM_HANDSHAKE, /* what follows the client's hello */
     SIM_MAIL,
     SIM_RCPT,
     SIM_DATA,
@@ -39,18 +41,19 @@ struct sim_fault {
     enum sim_phase phase;
     const char *reply; /* FAULT_REPLY */
     uint64_t delay_us; /* FAULT_DELAY */
-    /* At a byte instead of a phase: once the host has said, or heard, so many on a connection; < 0
-     * for none. SILENT, CLOSE, RESET and REPLY (421) only. */
+    /* At a byte instead of a phase: once the host has said, or heard, so many on a connection, TLS
+     * records counted as they travel; < 0 for none. SILENT, CLOSE, RESET and REPLY (421) only. */
     int64_t after_said, after_heard;
     uint64_t until_us; /* it is well from then on; 0 = never */
     unsigned percent;  /* of the connections; 100 = all */
+    unsigned first;    /* only the first so many connections; 0 = all */
 };
 
 struct sim_host {
     char name[32];
     struct address address;
     uint64_t latency_us; /* one way */
-    bool pipelining, eightbit, enhanced, dsn, size;
+    bool pipelining, eightbit, enhanced, dsn, size, starttls;
     unsigned rcpt_max; /* 452 behind so many; 0 = none */
     struct sim_fault fault;
     unsigned connections; /* made to it so far */
@@ -69,7 +72,7 @@ struct sim_copy {
 };
 
 /* What passed on the first connection made to a host: bytes it said and heard, in all and up to its
- * 354. A short content and its dot are on their way as soon as that arrives. */
+ * 354. A short content and its dot are on their way as soon as that arrives. All as it travels. */
 struct sim_passed {
     uint64_t said, heard;
     uint64_t invited_said, invited_heard;

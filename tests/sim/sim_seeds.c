@@ -18,6 +18,9 @@ static const char *pick_reply(enum sim_phase phase)
                           "521 5.3.2 Accepts no mail\r\n", "220-a\r\n220 b\r\n"},
         [SIM_EHLO] = {"502 5.5.1 What is that?\r\n", "421 4.3.2 Busy\r\n", "450 4.3.2 Later\r\n",
                       "250 plain\r\n", "550 5.7.1 Go away\r\n"},
+        [SIM_STARTTLS] = {"454 4.7.0 Not now\r\n", "502 5.5.1 What?\r\n", "421 4.3.2 Busy\r\n",
+                          "220 2.0.0 Go on\r\n", "501 5.5.4 No\r\n"},
+        [SIM_HANDSHAKE] = {"421 4.3.2 Busy\r\n", "220 hello\r\n", "\r\n", "500 What?\r\n", "x\r\n"},
         [SIM_MAIL] = {"421 4.3.2 Busy\r\n", "451 4.3.0 Error\r\n", "450 4.7.1 Greylisted\r\n",
                       "550 5.7.1 Not from you\r\n", "452 4.3.1 No room\r\n"},
         [SIM_RCPT] = {"450 4.2.0 Mailbox busy\r\n", "451 4.3.0 Error\r\n", "550 5.1.1 Nobody\r\n",
@@ -90,6 +93,7 @@ static void make_hosts(struct sim_world *w)
         h->dsn = sim_chance(60);
         h->size = sim_chance(80);
         h->rcpt_max = sim_chance(10) ? (unsigned)pick(1, 3) : 0;
+        h->starttls = sim_chance(15);
         if (sim_chance(60))
             make_fault(h);
     }

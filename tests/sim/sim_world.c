@@ -19,7 +19,7 @@ enum {
 };
 
 static const char config_text[] = "hostname: relay.sim\n"
-                                  "delivery: {tls: off}\n"
+                                  "delivery: {tls: opportunistic}\n"
                                   "workers: {threads: 1}\n"
                                   "log: {deliveries: false}\n";
 
@@ -215,6 +215,9 @@ static void create_parts(struct sim_world *w)
                                      .shared = shared};
     w->parts.shared->clients = client_counts_create();
     atomic_init(&w->parts.shared->next_id, 1 << 20); /* notices: apart from the world's own */
+    struct error error = {{0}};
+    w->parts.tls = tls_create(false, NULL, &error);
+    ASSERT(w->parts.tls != NULL);
     ASSERT(w->parts.health != NULL && w->parts.destinations != NULL && w->parts.jobs != NULL);
 }
 
@@ -486,6 +489,7 @@ void sim_world_destroy(struct sim_world **w)
     health_destroy(&old->parts.health);
     client_counts_destroy(&old->parts.shared->clients);
     ring_destroy(&old->parts.jobs);
+    tls_destroy(&old->parts.tls);
     free(old->parts.shared);
     config_free(&old->config);
     free(old);
