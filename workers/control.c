@@ -89,39 +89,90 @@ void control_status(struct control_client *c, const json_t *request)
 
 /* ---- requests ---- */
 
+/* What a request may hold besides "op". */
+struct member {
+    const char *name;
+    json_type type; /* JSON_TRUE stands for both */
+};
+
+struct request {
+    const char *op;
+    void (*run)(struct control_client *c, const json_t *request);
+    struct member members[5]; /* ends with name NULL */
+};
+
+static const struct request requests[] = {
+    {"queue.list",
+     control_queue_list,
+     {{"domain", JSON_STRING},
+      {"state", JSON_STRING},
+      {"older_than_ms", JSON_INTEGER},
+      {"limit", JSON_INTEGER},
+      {"after", JSON_STRING}}},
+    {"queue.show", control_queue_show, {{"id", JSON_STRING}, {"content", JSON_TRUE}}},
+#define QUEUE_EDIT_MEMBERS                                                                         \
+    {                                                                                              \
+        {"id", JSON_STRING}, {"domain", JSON_STRING},                                              \
+        {                                                                                          \
+            "all", JSON_TRUE                                                                       \
+        }                                                                                          \
+    }
+    {"queue.hold", control_queue_edit, QUEUE_EDIT_MEMBERS},
+    {"queue.release", control_queue_edit, QUEUE_EDIT_MEMBERS},
+    {"queue.retry", control_queue_edit, QUEUE_EDIT_MEMBERS},
+    {"queue.bounce", control_queue_edit, QUEUE_EDIT_MEMBERS},
+    {"health.list", control_health_list, {{NULL, JSON_NULL}}},
+    {"health.demote",
+     control_health_edit,
+     {{"address", JSON_STRING}, {"duration_ms", JSON_INTEGER}}},
+    {"health.clear", control_health_edit, {{"address", JSON_STRING}}},
+    {"route", control_route, {{"domain", JSON_STRING}, {"fresh", JSON_TRUE}}},
+    {"status", control_status, {{NULL, JSON_NULL}}},
+};
+
+static const struct request *find_request(const char *op)
+{
+    for (size_t i = 0; i < sizeof requests / sizeof *requests; i++)
+        if (strcmp(op, requests[i].op) == 0)
+            return &requests[i];
+    return NULL;
+}
+
+static bool takes(const struct request *r, const char *key, const json_t *value)
+{
+    json_type type = json_is_boolean(value) ? JSON_TRUE : json_typeof(value);
+    size_t max = sizeof r->members / sizeof *r->members;
+    for (size_t i = 0; i < max && r->members[i].name != NULL; i++)
+        if (strcmp(key, r->members[i].name) == 0)
+            return type == r->members[i].type;
+    return strcmp(key, "op") == 0;
+}
+
+/* A member that is unknown or of another type is refused: what it was meant for would be left out. */
+static bool check_members(struct control_client *c, const struct request *r, json_t *request)
+{
+    for (void *i = json_object_iter(request); i != NULL; i = json_object_iter_next(request, i)) {
+        const char *key = json_object_iter_key(i);
+        if (takes(r, key, json_object_iter_value(i)))
+            continue;
+        control_error(c, "%s does not take this \"%.60s\"", r->op, key);
+        return false;
+    }
+    return true;
+}
+
 static void run_request(struct control_client *c, struct slice line)
 {
-    static const struct {
-        const char *op;
-        void (*run)(struct control_client *c, const json_t *request);
-    } table[] = {
-        {"queue.list", control_queue_list},
-        {"queue.show", control_queue_show},
-        {"queue.hold", control_queue_edit},
-        {"queue.release", control_queue_edit},
-        {"queue.retry", control_queue_edit},
-        {"queue.bounce", control_queue_edit},
-        {"health.list", control_health_list},
-        {"health.demote", control_health_edit},
-        {"health.clear", control_health_edit},
-        {"route", control_route},
-        {"status", control_status},
-    };
     json_error_t error;
     json_t *request = json_loadb(line.ptr, line.len, JSON_REJECT_DUPLICATES, &error);
     const char *op = json_string_value(json_object_get(request, "op"));
-    if (op == NULL) {
+    const struct request *known = op != NULL ? find_request(op) : NULL;
+    if (op == NULL)
         control_error(c, "not a request: expected one JSON object with \"op\" on a line");
-        json_decref(request);
-        return;
-    }
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (strcmp(op, table[i].op) == 0) {
-            table[i].run(c, request);
-            json_decref(request);
-            return;
-        }
-    control_error(c, "unknown op %.60s", op);
+    else if (known == NULL)
+        control_error(c, "unknown op %.60s", op);
+    else if (check_members(c, known, request))
+        known->run(c, request);
     json_decref(request);
 }
 

@@ -1,6 +1,9 @@
 #include "core/base/clock.h"
 #include "workers/control_priv.h"
 
+enum { DEMOTION_DEFAULT_MS = 600000 };
+static const json_int_t DEMOTION_MAX_MS = INT64_C(365) * 24 * 3600000;
+
 static void say_host(void *context, const struct health_view *v)
 {
     struct control_client *c = context;
@@ -52,8 +55,12 @@ void control_health_edit(struct control_client *c, const json_t *request)
         return;
     }
     json_int_t duration = json_integer_value(json_object_get(request, "duration_ms"));
-    if (duration <= 0)
-        duration = 600000;
+    if (json_object_get(request, "duration_ms") == NULL)
+        duration = DEMOTION_DEFAULT_MS;
+    if (duration <= 0 || duration > DEMOTION_MAX_MS) {
+        control_error(c, "\"duration_ms\" is a number from 1 to %lld", (long long)DEMOTION_MAX_MS);
+        return;
+    }
     health_demote(health, &a, (uint64_t)duration, clock_mono_ms(), clock_wall_ms());
     control_done(c, json_pack("{s:I}", "duration_ms", duration));
 }

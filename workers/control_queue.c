@@ -1,6 +1,8 @@
 #include "core/base/clock.h"
+#include "core/domain.h"
 #include "workers/control_priv.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 enum {
@@ -83,23 +85,53 @@ static json_int_t say_message(struct control_client *c, const struct filter *f, 
     return said;
 }
 
-static uint64_t id_member(const json_t *request, const char *name)
+/* Absent is 0; false, having said so, where it is no id. */
+static bool id_member(struct control_client *c, const json_t *request, const char *name,
+                      uint64_t *out)
 {
-    uint64_t id = 0;
     const char *text = json_string_value(json_object_get(request, name));
-    return text != NULL && envelope_id_parse(slice_str(text), &id) ? id : 0;
+    *out = 0;
+    if (text == NULL || text[0] == '\0' || (envelope_id_parse(slice_str(text), out) && *out != 0))
+        return true;
+    control_error(c, "\"%.60s\" is no message id; `onward queue` shows them", text);
+    return false;
+}
+
+/* In the normal form that the queue knows it by; absent is "". False, having said so, where it is
+ * none. */
+static bool domain_member(struct control_client *c, const json_t *request, char out[DOMAIN_SIZE])
+{
+    const char *text = json_string_value(json_object_get(request, "domain"));
+    out[0] = '\0';
+    if (text == NULL || domain_normalize(slice_str(text), out))
+        return true;
+    control_error(c, "\"%.60s\" is not a valid domain; give one such as example.org", text);
+    return false;
+}
+
+static bool is_state(const char *name)
+{
+    return name == NULL || strcmp(name, "active") == 0 || strcmp(name, "deferred") == 0 ||
+           strcmp(name, "held") == 0;
 }
 
 void control_queue_list(struct control_client *c, const json_t *request)
 {
-    struct filter f = {.domain = json_string_value(json_object_get(request, "domain")),
-                       .state = json_string_value(json_object_get(request, "state")),
+    char domain[DOMAIN_SIZE];
+    uint64_t id;
+    struct filter f = {.state = json_string_value(json_object_get(request, "state")),
                        .older_than_ms =
                            json_integer_value(json_object_get(request, "older_than_ms")),
                        .limit = json_integer_value(json_object_get(request, "limit"))};
     if (f.limit <= 0 || f.limit > LIST_MAX)
         f.limit = f.limit <= 0 ? LIST_DEFAULT : LIST_MAX;
-    uint64_t id = id_member(request, "after");
+    if (!domain_member(c, request, domain) || !id_member(c, request, "after", &id))
+        return;
+    f.domain = domain[0] != '\0' ? domain : NULL;
+    if (!is_state(f.state)) {
+        control_error(c, "\"%.60s\" is no state; there are active, deferred and held", f.state);
+        return;
+    }
     unsigned scanned = 0;
     json_int_t said = 0;
     bool more = true;
@@ -144,9 +176,11 @@ static json_t *read_content(struct control_client *c, const struct envelope *e)
 void control_queue_show(struct control_client *c, const json_t *request)
 {
     static const struct filter all = {0};
-    uint64_t id = id_member(request, "id");
+    uint64_t id;
     struct slice record;
     struct envelope e;
+    if (!id_member(c, request, "id", &id))
+        return;
     if (!store_read_begin(c->control->reader)) {
         control_error(c, "the spool cannot be read now");
         return;
@@ -198,11 +232,12 @@ static enum commit_edit edit_of(const char *op)
 
 void control_queue_edit(struct control_client *c, const json_t *request)
 {
-    const char *domain = json_string_value(json_object_get(request, "domain"));
+    char domain[DOMAIN_SIZE];
     bool all = json_is_true(json_object_get(request, "all"));
-    uint64_t id = id_member(request, "id");
-    if ((id != 0) + (domain != NULL) + all != 1 ||
-        (domain != NULL && (domain[0] == '\0' || strlen(domain) > 255))) {
+    uint64_t id;
+    if (!domain_member(c, request, domain) || !id_member(c, request, "id", &id))
+        return;
+    if ((id != 0) + (domain[0] != '\0') + all != 1) {
         control_error(c, "name exactly one of a message id, a domain, or all");
         return;
     }
@@ -216,8 +251,8 @@ void control_queue_edit(struct control_client *c, const json_t *request)
         .kind = COMMIT_EDIT, .reply_to = &c->control->mailbox, .on_done = on_edited};
     e->op.u.edit.edit = edit_of(json_string_value(json_object_get(request, "op")));
     e->op.u.edit.id = id;
-    if (domain != NULL)
-        (void)slice_to_cstr(slice_str(domain), e->op.u.edit.domain, sizeof e->op.u.edit.domain);
+    static_assert(sizeof e->op.u.edit.domain >= DOMAIN_SIZE, "a domain fits");
+    memcpy(e->op.u.edit.domain, domain, sizeof domain);
     c->busy = true;
     struct commit_op *op = &e->op;
     committer_submit(c->control->options.committer, &op);

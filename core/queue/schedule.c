@@ -470,7 +470,8 @@ static bool edit_waiting(struct schedule *s, struct delivery *d, enum commit_edi
         let_wait(s, d);
         return true;
     case EDIT_RELEASE:
-        if (!is_held(d))
+        /* Asked twice at the same time (a batch that is written again), it is stored twice. */
+        if (!is_held(d) && d->due_wall_ms != s->wall_ms)
             return false;
         d->flags &= (uint8_t)~DELIVERY_HELD;
         d->due_wall_ms = s->wall_ms;

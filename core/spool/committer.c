@@ -190,14 +190,16 @@ static enum store_status put_op(struct committer *c, struct commit_op *op)
     ASSERT(false);
 }
 
-/* Writes and commits what is still marked STORE_OK. */
+/* Writes and commits what is still marked STORE_OK. Edits first: what an operator wants of a delivery
+ * whose outcome is in the same batch is stored with that outcome. */
 static enum store_status write_batch(struct committer *c, struct batch *b)
 {
     struct store *store = c->options.store;
     enum store_status status = store_begin(store);
-    for (unsigned i = 0; i < b->count && status == STORE_OK; i++)
-        if (b->ops[i]->status == STORE_OK)
-            status = put_op(c, b->ops[i]);
+    for (int edits = 1; edits >= 0; edits--)
+        for (unsigned i = 0; i < b->count && status == STORE_OK; i++)
+            if (b->ops[i]->status == STORE_OK && (b->ops[i]->kind == COMMIT_EDIT) == edits)
+                status = put_op(c, b->ops[i]);
     if (status != STORE_OK) {
         store_abort(store);
         return status;

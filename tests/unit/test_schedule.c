@@ -283,6 +283,24 @@ static void held_mail_waits_for_its_release_beyond_the_age_limit(void **state)
     destroy(w);
 }
 
+/* A batch that finds no room is written again without the new mail in it. */
+static void an_edit_that_is_repeated_at_once_is_stored_again(void **state)
+{
+    (void)state;
+    static const enum commit_edit edits[] = {EDIT_HOLD, EDIT_RELEASE, EDIT_RETRY};
+    struct world *w = create(64);
+    add(w, 1, TO("a@x.example"));
+    (void)run(w, 0);
+    (void)end(w, ring_pop(w->ring), "F");
+    (void)run(w, 1000);
+    for (size_t i = 0; i < sizeof edits / sizeof *edits; i++)
+        for (int times = 0; times < 2; times++) {
+            assert_int_equal(edit(w, edits[i], 1, ""), 1);
+            assert_int_equal(touched, 1);
+        }
+    destroy(w);
+}
+
 static void a_hold_on_mail_that_is_out_takes_effect_when_it_comes_back(void **state)
 {
     (void)state;
@@ -420,6 +438,7 @@ int main(void)
         cmocka_unit_test(a_session_keeps_what_it_carries_past_the_age_limit),
         cmocka_unit_test(a_full_ring_delays_and_drops_nothing),
         cmocka_unit_test(held_mail_waits_for_its_release_beyond_the_age_limit),
+        cmocka_unit_test(an_edit_that_is_repeated_at_once_is_stored_again),
         cmocka_unit_test(a_hold_on_mail_that_is_out_takes_effect_when_it_comes_back),
         cmocka_unit_test(a_retry_is_due_at_once_and_a_bounce_is_marked),
         cmocka_unit_test(a_restart_takes_up_where_it_stopped),

@@ -101,8 +101,10 @@ int cmd_health(int argc, char **argv)
     if (!(argc == 3 && (demote || clear)) && !timed)
         return cli_fail(EX_USAGE,
                         "usage: onward health [list | demote ADDRESS [--for 10m] | clear ADDRESS]");
-    json_t *request = json_pack("{s:s,s:s,s:I}", "op", demote ? "health.demote" : "health.clear",
-                                "address", argv[2], "duration_ms", (json_int_t)ms);
+    json_t *request =
+        json_pack("{s:s,s:s}", "op", demote ? "health.demote" : "health.clear", "address", argv[2]);
+    if (demote)
+        (void)json_object_set_new(request, "duration_ms", json_integer((json_int_t)ms));
     int status = cli_ask(&options, request, on_done, NULL);
     if (status == 0 && !options.json)
         (void)printf("%s: %s\n", argv[2],

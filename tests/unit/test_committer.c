@@ -1,0 +1,278 @@
+/* The committer: what arrives during one commit shares the next, and whatever stands together in a
+ * batch, the spool holds afterwards what the queue in memory holds. */
+#include "core/spool/committer.h"
+
+#include "core/base/clock.h"
+#include "core/queue/schedule.h"
+#include "tests/unit/spool_fixture.h"
+
+#include <semaphore.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+enum { ID = 42, BATCH = 50, HOUR = 3600000 };
+
+/* One stored message for one recipient, whose delivery is out; and the committer's thread stopped at
+ * a gate, so that what is submitted next stands in one batch. */
+struct world {
+    char path[64];
+    struct store *store;
+    struct ring *ring;
+    struct destination_table *destinations;
+    struct schedule *schedule;
+    struct committer *committer;
+    struct delivery *delivery;
+    sem_t pushed, at_gate, open_gate, done;
+};
+
+/* An op of these tests; it comes back on the committer's thread. */
+struct op {
+    struct commit_op op;
+    struct world *world;
+};
+
+static void await(sem_t *event)
+{
+    while (sem_wait(event) != 0)
+        continue;
+}
+
+static void on_pushed(void *context, unsigned count)
+{
+    struct world *w = context;
+    while (count-- > 0)
+        (void)sem_post(&w->pushed);
+}
+
+static void on_fatal(void *context, const char *what)
+{
+    (void)context;
+    fail_msg("%s", what);
+}
+
+static void on_done(struct mail *mail, void *owner)
+{
+    (void)owner;
+    (void)sem_post(&CONTAINER_OF(mail, struct op, op.mail)->world->done);
+}
+
+static void on_gate(struct mail *mail, void *owner)
+{
+    (void)owner;
+    struct world *w = CONTAINER_OF(mail, struct op, op.mail)->world;
+    (void)sem_post(&w->at_gate);
+    await(&w->open_gate);
+}
+
+static void submit(struct world *w, struct op *op)
+{
+    struct commit_op *gone = &op->op;
+    op->world = w;
+    if (gone->on_done == NULL)
+        gone->on_done = on_done;
+    committer_submit(w->committer, &gone);
+    assert_null(gone);
+}
+
+static void store_one(struct world *w)
+{
+    struct buf record;
+    buf_init(&record, ENVELOPE_ENCODED_MAX);
+    encode_envelope(&record, ID, clock_wall_ms(), (const char *const[]){"a@x.example", NULL});
+    assert_int_equal(store_begin(w->store), STORE_OK);
+    assert_int_equal(store_put_envelope(w->store, ID, buf_slice(&record)), STORE_OK);
+    assert_int_equal(store_commit(w->store), STORE_OK);
+    buf_fini(&record);
+}
+
+static void start(struct world *w)
+{
+    struct error error = {{0}};
+    struct schedule_options schedule = {.policy = {.retry_first_ms = HOUR,
+                                                   .retry_max_ms = HOUR,
+                                                   .age_limit_ms = UINT64_C(100) * HOUR},
+                                        .ring = w->ring,
+                                        .destinations = w->destinations,
+                                        .on_pushed = on_pushed,
+                                        .context = w,
+                                        .random_seed = 1};
+    w->schedule = schedule_create(&schedule, clock_mono_ms(), clock_wall_ms());
+    struct committer_options options = {
+        .store = w->store, .schedule = w->schedule, .on_fatal = on_fatal, .context = w};
+    w->committer = committer_start(&options, &error);
+    if (w->committer == NULL)
+        fail_msg("%s", error.text);
+}
+
+static struct world *create(void)
+{
+    struct world *w = calloc(1, sizeof *w);
+    assert_non_null(w);
+    make_spool_path(w->path);
+    w->store = open_spool(w->path, 64 << 20, 0);
+    w->ring = ring_create(1024);
+    w->destinations = destination_table_create();
+    sem_t *const events[] = {&w->pushed, &w->at_gate, &w->open_gate, &w->done};
+    for (size_t i = 0; i < sizeof events / sizeof *events; i++)
+        assert_int_equal(sem_init(events[i], 0, 0), 0);
+    store_one(w);
+    start(w);
+    await(&w->pushed);
+    w->delivery = ring_pop(w->ring);
+    assert_non_null(w->delivery);
+    return w;
+}
+
+static void stop(struct world *w)
+{
+    committer_stop(&w->committer);
+    while (ring_pop(w->ring) != NULL)
+        continue;
+    schedule_destroy(&w->schedule);
+}
+
+static void destroy(struct world *w)
+{
+    stop(w);
+    destination_table_destroy(&w->destinations);
+    ring_destroy(&w->ring);
+    store_close(&w->store);
+    remove_spool(w->path);
+    free(w);
+}
+
+/* From here on what is submitted waits, and is one batch when the gate opens. */
+static void close_gate(struct world *w, struct op *gate)
+{
+    *gate = (struct op){.op = {.kind = COMMIT_DISCARD, .u.discard_id = 1, .on_done = on_gate}};
+    submit(w, gate);
+    await(&w->at_gate);
+}
+
+static void open_gate(struct world *w, unsigned ops)
+{
+    (void)sem_post(&w->open_gate);
+    for (unsigned i = 0; i < ops; i++)
+        await(&w->done);
+}
+
+static struct op outcome_of(struct world *w, struct outcome_recipient *recipient)
+{
+    return (struct op){
+        .op = {
+            .kind = COMMIT_OUTCOME,
+            .u.outcome = {.delivery = w->delivery, .recipients = recipient, .recipient_count = 1}}};
+}
+
+static bool stored_state(const struct world *w, struct store_state *out)
+{
+    struct store_reader *r = store_reader_create(w->store);
+    assert_true(store_read_begin(r));
+    bool found = store_get_state(r, ID, 0, out);
+    store_read_end(r);
+    store_reader_destroy(&r);
+    return found;
+}
+
+static const struct reply later = {.code = 450, .class = 4};
+
+static void what_arrives_during_a_commit_shares_the_next_one(void **state)
+{
+    (void)state;
+    struct world *w = create();
+    struct op gate, ops[BATCH];
+    struct buf record;
+    buf_init(&record, ENVELOPE_ENCODED_MAX);
+    encode_envelope(&record, ID, clock_wall_ms(), (const char *const[]){"a@x.example", NULL});
+    close_gate(w, &gate);
+    uint64_t before = committer_figures(w->committer).commits;
+    for (unsigned i = 0; i < BATCH; i++) {
+        ops[i] = (struct op){.op = {.kind = COMMIT_MESSAGE,
+                                    .u.message = {.id = ID + 1 + i,
+                                                  .envelope = buf_slice(&record),
+                                                  .chunk = SLICE_LIT("x\r\n")}}};
+        submit(w, &ops[i]);
+    }
+    open_gate(w, BATCH);
+    for (unsigned i = 0; i < BATCH; i++) {
+        assert_int_equal(ops[i].op.status, STORE_OK);
+        await(&w->pushed);
+    }
+    assert_int_equal(committer_figures(w->committer).commits, before + 1);
+    assert_int_equal(ring_length(w->ring), BATCH);
+    stop(w);
+    assert_int_equal(store_last_id(w->store), ID + BATCH);
+    start(w); /* all are there again */
+    for (unsigned i = 0; i < BATCH + 1; i++)
+        await(&w->pushed);
+    buf_fini(&record);
+    destroy(w);
+}
+
+static void a_hold_is_stored_whatever_its_place_in_the_batch_of_an_outcome(void **state)
+{
+    (void)state;
+    for (int hold_first = 0; hold_first < 2; hold_first++) {
+        struct world *w = create();
+        struct op gate,
+            hold = {.op = {.kind = COMMIT_EDIT, .u.edit = {.edit = EDIT_HOLD, .id = ID}}};
+        struct outcome_recipient r = {.verdict = OUTCOME_DEFERRED, .reply = &later};
+        struct op outcome = outcome_of(w, &r);
+        close_gate(w, &gate);
+        submit(w, hold_first ? &hold : &outcome);
+        submit(w, hold_first ? &outcome : &hold);
+        open_gate(w, 2);
+        assert_int_equal(hold.op.status, STORE_OK);
+        assert_int_equal(hold.op.u.edit.matched, 1);
+        assert_int_equal(outcome.op.status, STORE_OK);
+        struct store_state stored;
+        assert_true(stored_state(w, &stored));
+        assert_int_equal(stored.progress, PROGRESS_HELD);
+        assert_int_equal(stored.attempts, 1);
+        assert_true((w->delivery->flags & DELIVERY_HELD) != 0);
+        destroy(w);
+    }
+}
+
+static void a_finished_message_leaves_and_its_notice_comes_in_one_commit(void **state)
+{
+    (void)state;
+    struct world *w = create();
+    struct op gate;
+    struct buf record;
+    struct slice stored;
+    buf_init(&record, ENVELOPE_ENCODED_MAX);
+    encode_envelope(&record, ID + 1, clock_wall_ms(), (const char *const[]){"s@y.example", NULL});
+    struct commit_message notice = {
+        .id = ID + 1, .envelope = buf_slice(&record), .chunk = SLICE_LIT("sorry\r\n")};
+    struct outcome_recipient r = {.verdict = OUTCOME_BOUNCED, .reply = &later};
+    struct op outcome = outcome_of(w, &r);
+    outcome.op.u.outcome.generated = &notice;
+    close_gate(w, &gate);
+    uint64_t before = committer_figures(w->committer).commits;
+    submit(w, &outcome);
+    open_gate(w, 1);
+    await(&w->pushed);
+    assert_int_equal(committer_figures(w->committer).commits, before + 1);
+    struct store_reader *reader = store_reader_create(w->store);
+    assert_true(store_read_begin(reader));
+    assert_false(store_get_envelope(reader, ID, &stored));
+    assert_true(store_get_envelope(reader, ID + 1, &stored));
+    assert_true(store_get_chunk(reader, ID + 1, 0, &stored));
+    store_read_end(reader);
+    store_reader_destroy(&reader);
+    buf_fini(&record);
+    destroy(w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_arrives_during_a_commit_shares_the_next_one),
+        cmocka_unit_test(a_hold_is_stored_whatever_its_place_in_the_batch_of_an_outcome),
+        cmocka_unit_test(a_finished_message_leaves_and_its_notice_comes_in_one_commit),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
