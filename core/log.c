@@ -13,11 +13,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
     RECORDS_MAX = 16384, /* lines waiting at most: bounds the memory behind a stuck disk or pipe */
     WRITE_PARTS = 256,
+    GATHER_US = 10000,    /* at 10,000 lines a second a hundred wait meanwhile */
     TAIL_ROOM = 8,        /* of a line, kept for its end: a quote, a brace, the line end */
     STUCK_WAIT_MS = 1000, /* a pipe nobody reads: lines are dropped after that */
 };
@@ -337,6 +339,10 @@ static void *run(void *context)
             struct pollfd fd = {.fd = log->mailbox.event_fd, .events = POLLIN};
             (void)poll(&fd, 1, -1);
             mailbox_awake(&log->mailbox);
+            /* A moment for more lines to come: no sender wakes this thread meanwhile, and one write
+             * takes them all. */
+            const struct timespec gather = {.tv_nsec = GATHER_US * 1000};
+            (void)nanosleep(&gather, NULL);
         }
         (void)mailbox_deliver(&log->mailbox);
         write_batch(log);

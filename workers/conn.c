@@ -27,7 +27,7 @@ void conn_close(struct conn *c)
 {
     if (c->fd < 0)
         return;
-    poller_remove(c->poller, &c->watch);
+    poller_forget(c->poller, &c->watch);
     SSL_free(c->ssl);
     c->ssl = NULL;
     net_close(c->fd);

@@ -87,7 +87,8 @@ bool mailbox_prepare_sleep(struct mailbox *b)
 
 void mailbox_awake(struct mailbox *b)
 {
-    atomic_store_explicit(&b->shared.asleep, false, memory_order_relaxed);
+    if (atomic_exchange(&b->shared.asleep, false))
+        return; /* nobody has woken us */
     uint64_t count;
-    (void)!read(b->event_fd, &count, sizeof count); /* EAGAIN where nobody wrote */
+    (void)!read(b->event_fd, &count, sizeof count); /* EAGAIN: written in a moment, and read then */
 }

@@ -70,6 +70,7 @@ int net_listen(const struct address *a, struct error *error)
         return -1;
     }
     set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+    set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1); /* its connections have it from here (tcp(7)) */
     if (ss.ss_family == AF_INET6)
         set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, is_wildcard(a) ? 0 : 1);
     if (bind(fd, (struct sockaddr *)&ss, len) != 0 || listen(fd, SOMAXCONN) != 0) {
@@ -97,7 +98,6 @@ enum net_status net_accept(int listener, int *fd_out, struct address *peer_out)
         (void)close(fd);
         return NET_AGAIN;
     }
-    set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     *fd_out = fd;
     return NET_OK;
 }

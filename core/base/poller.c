@@ -92,11 +92,17 @@ bool poller_add(struct poller *p, struct watch *w, int fd, enum poller_mode mode
 
 void poller_remove(struct poller *p, struct watch *w)
 {
+    if (w->fd >= 0)
+        (void)epoll_ctl(p->epoll_fd, EPOLL_CTL_DEL, w->fd, NULL);
+    poller_forget(p, w);
+}
+
+void poller_forget(struct poller *p, struct watch *w)
+{
     if (w->fd < 0)
         return;
     struct slot *s = &p->slots[w->slot];
     ASSERT(s->watch == w);
-    (void)epoll_ctl(p->epoll_fd, EPOLL_CTL_DEL, w->fd, NULL);
     *s = (struct slot){.generation = s->generation + 1, .next_free = p->free_head};
     p->free_head = w->slot;
     w->fd = -1;

@@ -40,6 +40,10 @@ bool poller_add(struct poller *p, struct watch *w, int fd, enum poller_mode mode
 /* Before the descriptor is closed; harmless where it is not watched. */
 void poller_remove(struct poller *p, struct watch *w);
 
+/* The same for a descriptor that is closed right after it, and is nobody else's: the kernel forgets
+ * it by itself then. */
+void poller_forget(struct poller *p, struct watch *w);
+
 /* Waits up to `timeout_ms` (-1: for ever), then calls on_ready for at most 256 events. Returns how
  * many. */
 int poller_wait(struct poller *p, int timeout_ms);

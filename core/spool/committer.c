@@ -7,10 +7,15 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <time.h>
 
 enum {
     BATCH_OPS_MAX = 2048,
     BATCH_BYTES_MAX = 32 << 20, /* content in one transaction: bounds its memory and its time */
+    NAP_US = 1000,
+    OUTCOME_NAPS_MAX = 5, /* nobody waits for an outcome; a crash meanwhile sends a second copy */
+    GAIN_ONE = 16,        /* an op a nap, in the fixed point of `gain` */
+    PROBE_EVERY = 32,     /* batches without a nap, then one to see whether it would pay */
 };
 
 struct committer {
@@ -21,12 +26,21 @@ struct committer {
     bool stopping;
     bool failed;                                    /* the store has: final */
     struct commit_op *arrived_first, *arrived_last; /* not yet in a batch, linked by mail.next */
+    unsigned arrived;                               /* how many those are */
+    unsigned arrived_content;                       /* of them, what a submitter waits for */
+    unsigned gain;      /* ops that a nap has brought lately: a moving average */
+    unsigned since_nap; /* batches */
     struct {
         _Atomic uint64_t commits, messages, outcomes, messages_queued, recipients_queued;
     } shared; /* written by the thread, read by any (relaxed) */
 };
 
 /* ---- ops come in and go back ---- */
+
+static bool brings_content(const struct commit_op *op)
+{
+    return op->kind == COMMIT_MESSAGE || op->kind == COMMIT_CHUNK;
+}
 
 static void on_op(struct mail *mail, void *owner)
 {
@@ -38,6 +52,8 @@ static void on_op(struct mail *mail, void *owner)
     else
         c->arrived_first = op;
     c->arrived_last = op;
+    c->arrived++;
+    c->arrived_content += brings_content(op);
 }
 
 void committer_submit(struct committer *c, struct commit_op **op)
@@ -83,15 +99,12 @@ static void gather(struct committer *c, struct batch *b)
         c->arrived_first = next != NULL ? CONTAINER_OF(next, struct commit_op, mail) : NULL;
         if (next == NULL)
             c->arrived_last = NULL;
+        c->arrived--;
+        c->arrived_content -= brings_content(op);
         bytes += bytes_of(op);
         op->status = STORE_OK;
         b->ops[b->count++] = op;
     }
-}
-
-static bool brings_content(const struct commit_op *op)
-{
-    return op->kind == COMMIT_MESSAGE || op->kind == COMMIT_CHUNK;
 }
 
 static enum store_status put_message(struct store *store, const struct commit_message *m)
@@ -300,6 +313,31 @@ static void sleep_until_mail(struct committer *c, int wait_ms)
     mailbox_awake(&c->mailbox);
 }
 
+static void nap(struct committer *c)
+{
+    const struct timespec t = {.tv_nsec = NAP_US * 1000};
+    unsigned before = c->arrived;
+    (void)nanosleep(&t, NULL); /* awake for its senders: none of them writes the eventfd */
+    (void)mailbox_deliver(&c->mailbox);
+    c->gain += (c->arrived - before) * (GAIN_ONE / 8) - c->gain / 8;
+}
+
+/* A moment for more to arrive, where that pays: one sync then serves them all. With one submitter
+ * at a time it does not, and nobody waits. Outcomes alone wait a little longer: nobody waits for
+ * them, and the next message's sync is theirs too. */
+static void linger(struct committer *c)
+{
+    if (c->arrived == 0 || c->stopping || c->failed)
+        return;
+    if (c->arrived_content > 0 && (c->gain >= GAIN_ONE || ++c->since_nap >= PROBE_EVERY)) {
+        c->since_nap = 0;
+        nap(c);
+        return;
+    }
+    for (int i = 0; i < OUTCOME_NAPS_MAX && c->arrived_content == 0 && !c->stopping; i++)
+        nap(c);
+}
+
 static void *run(void *context)
 {
     struct committer *c = context;
@@ -311,6 +349,7 @@ static void *run(void *context)
         if (!c->stopping)
             sleep_until_mail(c, wait);
         (void)mailbox_deliver(&c->mailbox);
+        linger(c);
         gather(c, batch);
         if (batch->count > 0)
             run_batch(c, batch);

@@ -193,6 +193,11 @@ void poller_remove(struct poller *p, struct watch *w)
     w->fd = -1;
 }
 
+void poller_forget(struct poller *p, struct watch *w)
+{
+    poller_remove(p, w);
+}
+
 bool sim_poller_ready(void)
 {
     return net.ready_count > 0;
