@@ -39,6 +39,7 @@ struct log {
     struct log_record *waiting[WRITE_PARTS]; /* the log thread's current batch */
     unsigned waiting_count;
     uint64_t reported; /* drops told of in the log itself */
+    bool failing;      /* the last write failed: drops are told of behind the next that works */
     struct {
         _Alignas(64) atomic_uint records; /* lines that exist now */
         _Atomic uint64_t dropped;
@@ -302,7 +303,10 @@ static void write_batch(struct log *log)
     struct iovec parts[WRITE_PARTS];
     for (unsigned i = 0; i < log->waiting_count; i++)
         parts[i] = (struct iovec){log->waiting[i]->text, log->waiting[i]->len};
-    if (log->waiting_count > 0 && !write_parts(log, parts, (int)log->waiting_count))
+    if (log->waiting_count == 0)
+        return;
+    log->failing = !write_parts(log, parts, (int)log->waiting_count);
+    if (log->failing)
         atomic_fetch_add_explicit(&log->shared.dropped, log->waiting_count, memory_order_relaxed);
     free_batch(log);
 }
@@ -318,7 +322,7 @@ static void on_record(struct mail *mail, void *owner)
 static void report_drops(struct log *log)
 {
     uint64_t dropped = log_dropped(log);
-    if (dropped == log->reported)
+    if (dropped == log->reported || log->failing)
         return;
     struct log_line l;
     log_begin(&l, log, "log_dropped");
