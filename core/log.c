@@ -66,9 +66,16 @@ static struct log_record *create_record(struct log *log)
     return r;
 }
 
+/* None behind a string that filled the line to the last byte: its closing quote is in the tail. */
+static size_t room_of(const struct log_record *r)
+{
+    size_t limit = LOG_LINE_MAX - TAIL_ROOM;
+    return r->len < limit ? limit - r->len : 0;
+}
+
 static void put(struct log_record *r, const char *bytes, size_t len)
 {
-    if (r->truncated || len > LOG_LINE_MAX - TAIL_ROOM - r->len) {
+    if (r->truncated || len > room_of(r)) {
         r->truncated = true;
         return;
     }
@@ -92,7 +99,7 @@ static void put_string(struct log_record *r, struct slice s)
         while (plain < s.len && (unsigned char)s.ptr[plain] >= ' ' &&
                (unsigned char)s.ptr[plain] < 0x7f && s.ptr[plain] != '"' && s.ptr[plain] != '\\')
             plain++;
-        size_t room = LOG_LINE_MAX - TAIL_ROOM - r->len;
+        size_t room = room_of(r);
         put(r, s.ptr, plain < room ? plain : room);
         r->truncated |= plain > room;
         s = slice_skip(s, plain);
@@ -145,7 +152,7 @@ static bool can_add(struct log_line *l, const char *key)
 {
     if (l->record == NULL || l->record->truncated)
         return false;
-    if (LOG_LINE_MAX - TAIL_ROOM - l->record->len < strlen(key) + 32) {
+    if (room_of(l->record) < strlen(key) + 32) {
         l->record->truncated = true;
         return false;
     }

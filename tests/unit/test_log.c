@@ -91,6 +91,37 @@ static void whatever_a_peer_says_is_one_line_and_one_object(void **state)
     (void)unlink(path);
 }
 
+static void a_line_that_would_be_too_long_is_cut_and_still_an_object(void **state)
+{
+    (void)state;
+    static char text[2 * LOG_LINE_MAX];
+    static const char *const units[] = {"x", "\"", "\x01", "ü", "\xff"};
+    char path[64];
+    make_path(path);
+    struct log *log = open_log(path);
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++)
+        for (size_t len = LOG_LINE_MAX - 120; len < LOG_LINE_MAX + 20; len++) {
+            size_t unit = strlen(units[i]), at = 0;
+            while (at + unit <= len) {
+                memcpy(text + at, units[i], unit);
+                at += unit;
+            }
+            struct log_line l;
+            log_begin(&l, log, "long");
+            log_str(&l, "text", slice_of(text, at));
+            log_cstr(&l, "behind", "it");
+            log_end(&l);
+        }
+    log_close(&log);
+    FILE *in = written(path);
+    unsigned count = 0;
+    for (json_t *o; (o = read_line(in)) != NULL; count++)
+        json_decref(o);
+    assert_int_equal(count, sizeof units / sizeof *units * 140);
+    (void)fclose(in);
+    (void)unlink(path);
+}
+
 static void a_reopened_log_goes_on_in_the_new_file(void **state)
 {
     (void)state;
@@ -132,6 +163,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(whatever_a_peer_says_is_one_line_and_one_object),
+        cmocka_unit_test(a_line_that_would_be_too_long_is_cut_and_still_an_object),
         cmocka_unit_test(a_reopened_log_goes_on_in_the_new_file),
         cmocka_unit_test(a_full_disk_costs_lines_and_the_log_still_closes),
     };
