@@ -204,6 +204,14 @@ static void resume(struct tls *t, SSL *ssl, const char *name, const struct addre
     SSL_SESSION_free(session);
 }
 
+/* The certificate must name the address itself. */
+static bool expect_address(SSL *ssl, const struct address *a)
+{
+    bool is_v4 = address_is_v4(a);
+    return X509_VERIFY_PARAM_set1_ip(SSL_get0_param(ssl), a->ip + (is_v4 ? 12 : 0),
+                                     is_v4 ? 4 : 16) == 1;
+}
+
 SSL *tls_connection(struct tls *t, int fd, const char *name, const struct address *address)
 {
     SSL *ssl = SSL_new(t->context);
@@ -223,6 +231,8 @@ SSL *tls_connection(struct tls *t, int fd, const char *name, const struct addres
             goto fail;
         if (t->verify && SSL_set1_host(ssl, name) != 1)
             goto fail;
+    } else if (t->verify && !expect_address(ssl, address)) {
+        goto fail;
     }
     SSL_set_verify(ssl, t->verify ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
     SSL_set_connect_state(ssl);

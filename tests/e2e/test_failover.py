@@ -490,6 +490,17 @@ class RequiredTls(E2ETest):
         relay.send(SENDER, [f"r@{good}"], "again")
         world.wait_accepted("again")
 
+    def test_an_address_literal_needs_a_certificate_for_the_address(self) -> None:
+        world = self.world()
+        _, (address,) = world.domain("tls", "starttls;tls-only")
+        world.exchanges.prepare_certificate()
+        world.relay.write_config(delivery={"tls": "required", "tls_ca_file": str(world.exchanges.folder / "cert.pem")})
+        relay = world.start()
+        relay.send(SENDER, [f"r@[{address}]"], "literal")
+        line = relay.wait_logged("deferred")[0]
+        self.assertEqual(line["local"], "LOCAL_TLS_FAILED")
+        self.assertEqual(world.exchanges.accepted("literal"), [])
+
     def test_without_any_tls_the_message_is_deferred(self) -> None:
         world = self.world(delivery={"tls": "required"})
         domain, _ = world.domain("clear", "good")
