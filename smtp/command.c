@@ -128,13 +128,12 @@ static struct smtp_refusal address_refusal(enum smtp_address_error error, bool i
     return refuse(501, is_sender ? "5.1.7" : "5.1.3", "Bad address syntax");
 }
 
-/* Does a parameter of this name stand among them? MAIL's address is judged by SMTPUTF8 behind it.
- */
-static bool asks_for_utf8(struct slice line)
+/* Does a parameter of this name stand among them? */
+static bool has_parameter(struct slice line, struct slice wanted)
 {
     struct slice name, value;
     while (next_parameter(&line, &name, &value))
-        if (slice_equal_nocase(name, SLICE_LIT("SMTPUTF8")))
+        if (slice_equal_nocase(name, wanted))
             return true;
     return false;
 }
@@ -148,7 +147,8 @@ static struct smtp_refusal parse_path(struct slice rest, struct slice keyword, b
                       is_mail ? "Syntax: MAIL FROM:<address> [parameters]"
                               : "Syntax: RCPT TO:<address> [parameters]");
     rest = slice_trim(slice_skip(rest, keyword.len)); /* a space before "<" is forgiven */
-    bool utf8 = is_mail ? asks_for_utf8(rest) : allow_utf8;
+    /* MAIL's address is judged by the SMTPUTF8 behind it. */
+    bool utf8 = is_mail ? has_parameter(rest, SLICE_LIT("SMTPUTF8")) : allow_utf8;
     enum smtp_address_error error = smtp_address_read_path(&rest, is_mail, utf8, &c->address);
     if (error != SMTP_ADDRESS_OK)
         return address_refusal(error, is_mail);
@@ -156,6 +156,8 @@ static struct smtp_refusal parse_path(struct slice rest, struct slice keyword, b
         return refuse(501, "5.5.4", "A space must separate address and parameters");
     struct slice name, value;
     while (next_parameter(&rest, &name, &value)) {
+        if (has_parameter(rest, name))
+            return refuse(501, "5.5.4", "A parameter was given twice");
         struct smtp_refusal r =
             is_mail ? mail_parameter(c, name, value) : rcpt_parameter(c, name, value);
         if (r.code != 0)

@@ -50,6 +50,11 @@ static void put_clean(struct buf *out, struct slice s)
     }
 }
 
+static void put_xtext(struct buf *out, struct slice s)
+{
+    xtext_decode(slice_take(s, LINE_MAX_BYTES), out);
+}
+
 static void put_field(struct buf *out, const char *name, struct slice value)
 {
     put(out, name);
@@ -162,7 +167,7 @@ static void put_recipient_status(struct buf *out, const struct dsn *d,
         put(out, "Original-Recipient: ");
         put_clean(out, slice_take(r->recipient->orcpt, semicolon));
         put(out, "; ");
-        xtext_decode(slice_skip(r->recipient->orcpt, semicolon + 1), out);
+        put_xtext(out, slice_skip(r->recipient->orcpt, semicolon + 1));
         put(out, "\r\n");
     }
     put(out, "Final-Recipient: ");
@@ -191,7 +196,7 @@ static void put_status_part(struct buf *out, const struct dsn *d, const char *bo
     buf_printf(out, "Reporting-MTA: dns; %s\r\n", d->hostname);
     if (d->original->envid.len > 0) {
         put(out, "Original-Envelope-Id: ");
-        xtext_decode(d->original->envid, out);
+        put_xtext(out, d->original->envid);
         put(out, "\r\n");
     }
     put_date(out, "Arrival-Date", d->original->arrived_wall_ms);
