@@ -161,7 +161,7 @@ static bool check_members(struct control_client *c, const struct request *r, jso
     return true;
 }
 
-static void run_request(struct control_client *c, struct slice line)
+void control_run(struct control_client *c, struct slice line)
 {
     json_error_t error;
     json_t *request = json_loadb(line.ptr, line.len, JSON_REJECT_DUPLICATES, &error);
@@ -222,7 +222,7 @@ static bool run_next(struct control_client *c)
     if (c->busy || lf == in.len)
         return false;
     struct slice line = slice_take(in, lf);
-    run_request(c, line);
+    control_run(c, line);
     buf_consume(&c->in, lf + 1);
     if (!buf_ok(&c->out)) { /* longer than any answer may be: say so instead */
         buf_clear(&c->out);
