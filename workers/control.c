@@ -380,7 +380,8 @@ static int listen_on(const char *path, struct error *error)
     return fd;
 }
 
-static void free_control(struct control *c)
+/* All but what other threads may still look at: its mailbox. */
+static void close_control(struct control *c)
 {
     if (c->poller != NULL) {
         poller_remove(c->poller, &c->listener_watch);
@@ -389,12 +390,26 @@ static void free_control(struct control *c)
     if (c->listener >= 0) {
         (void)close(c->listener);
         (void)unlink(c->options.config->control.socket);
+        c->listener = -1;
     }
-    if (c->mailbox.event_fd >= 0)
-        mailbox_fini(&c->mailbox);
     store_reader_destroy(&c->reader);
     poller_destroy(&c->poller);
-    free(c);
+}
+
+void control_destroy(struct control **c)
+{
+    if (*c == NULL)
+        return;
+    if ((*c)->mailbox.event_fd >= 0)
+        mailbox_fini(&(*c)->mailbox);
+    free(*c);
+    *c = NULL;
+}
+
+static void free_control(struct control *c)
+{
+    close_control(c);
+    control_destroy(&c);
 }
 
 struct control *control_start(const struct control_options *options, struct error *error)
@@ -438,15 +453,14 @@ static void on_stop(struct mail *mail, void *owner)
     poller_remove(c->poller, &c->listener_watch);
 }
 
-void control_stop(struct control **c)
+void control_stop(struct control *c)
 {
-    if (*c == NULL)
+    if (c == NULL)
         return;
     struct mail stop = {.on_arrival = on_stop};
     struct mail *mail = &stop;
-    mailbox_post(&(*c)->mailbox, &mail);
-    int rc = pthread_join((*c)->thread, NULL);
+    mailbox_post(&c->mailbox, &mail);
+    int rc = pthread_join(c->thread, NULL);
     ASSERT(rc == 0);
-    free_control(*c);
-    *c = NULL;
+    close_control(c);
 }
