@@ -41,6 +41,7 @@ struct log {
     struct log_record *waiting[WRITE_PARTS]; /* the log thread's current batch */
     unsigned waiting_count;
     uint64_t reported; /* drops told of in the log itself */
+    bool failing;      /* the last write failed: drops are told of behind the next that works */
     struct {
         _Alignas(64) atomic_uint records; /* lines that exist now */
         _Atomic uint64_t dropped;
@@ -67,9 +68,16 @@ static struct log_record *create_record(struct log *log)
     return r;
 }
 
+/* None behind a string that filled the line to the last byte: its closing quote is in the tail. */
+static size_t room_of(const struct log_record *r)
+{
+    size_t limit = LOG_LINE_MAX - TAIL_ROOM;
+    return r->len < limit ? limit - r->len : 0;
+}
+
 static void put(struct log_record *r, const char *bytes, size_t len)
 {
-    if (r->truncated || len > LOG_LINE_MAX - TAIL_ROOM - r->len) {
+    if (r->truncated || len > room_of(r)) {
         r->truncated = true;
         return;
     }
@@ -93,7 +101,7 @@ static void put_string(struct log_record *r, struct slice s)
         while (plain < s.len && (unsigned char)s.ptr[plain] >= ' ' &&
                (unsigned char)s.ptr[plain] < 0x7f && s.ptr[plain] != '"' && s.ptr[plain] != '\\')
             plain++;
-        size_t room = LOG_LINE_MAX - TAIL_ROOM - r->len;
+        size_t room = room_of(r);
         put(r, s.ptr, plain < room ? plain : room);
         r->truncated |= plain > room;
         s = slice_skip(s, plain);
@@ -146,7 +154,7 @@ static bool can_add(struct log_line *l, const char *key)
 {
     if (l->record == NULL || l->record->truncated)
         return false;
-    if (LOG_LINE_MAX - TAIL_ROOM - l->record->len < strlen(key) + 32) {
+    if (room_of(l->record) < strlen(key) + 32) {
         l->record->truncated = true;
         return false;
     }
@@ -304,7 +312,10 @@ static void write_batch(struct log *log)
     struct iovec parts[WRITE_PARTS];
     for (unsigned i = 0; i < log->waiting_count; i++)
         parts[i] = (struct iovec){log->waiting[i]->text, log->waiting[i]->len};
-    if (log->waiting_count > 0 && !write_parts(log, parts, (int)log->waiting_count))
+    if (log->waiting_count == 0)
+        return;
+    log->failing = !write_parts(log, parts, (int)log->waiting_count);
+    if (log->failing)
         atomic_fetch_add_explicit(&log->shared.dropped, log->waiting_count, memory_order_relaxed);
     free_batch(log);
 }
@@ -320,7 +331,7 @@ static void on_record(struct mail *mail, void *owner)
 static void report_drops(struct log *log)
 {
     uint64_t dropped = log_dropped(log);
-    if (dropped == log->reported)
+    if (dropped == log->reported || log->failing)
         return;
     struct log_line l;
     log_begin(&l, log, "log_dropped");

@@ -161,7 +161,7 @@ static bool check_members(struct control_client *c, const struct request *r, jso
     return true;
 }
 
-static void run_request(struct control_client *c, struct slice line)
+void control_run(struct control_client *c, struct slice line)
 {
     json_error_t error;
     json_t *request = json_loadb(line.ptr, line.len, JSON_REJECT_DUPLICATES, &error);
@@ -222,7 +222,7 @@ static bool run_next(struct control_client *c)
     if (c->busy || lf == in.len)
         return false;
     struct slice line = slice_take(in, lf);
-    run_request(c, line);
+    control_run(c, line);
     buf_consume(&c->in, lf + 1);
     if (!buf_ok(&c->out)) { /* longer than any answer may be: say so instead */
         buf_clear(&c->out);
@@ -380,7 +380,8 @@ static int listen_on(const char *path, struct error *error)
     return fd;
 }
 
-static void free_control(struct control *c)
+/* All but what other threads may still look at: its mailbox. */
+static void close_control(struct control *c)
 {
     if (c->poller != NULL) {
         poller_remove(c->poller, &c->listener_watch);
@@ -389,12 +390,26 @@ static void free_control(struct control *c)
     if (c->listener >= 0) {
         (void)close(c->listener);
         (void)unlink(c->options.config->control.socket);
+        c->listener = -1;
     }
-    if (c->mailbox.event_fd >= 0)
-        mailbox_fini(&c->mailbox);
     store_reader_destroy(&c->reader);
     poller_destroy(&c->poller);
-    free(c);
+}
+
+void control_destroy(struct control **c)
+{
+    if (*c == NULL)
+        return;
+    if ((*c)->mailbox.event_fd >= 0)
+        mailbox_fini(&(*c)->mailbox);
+    free(*c);
+    *c = NULL;
+}
+
+static void free_control(struct control *c)
+{
+    close_control(c);
+    control_destroy(&c);
 }
 
 struct control *control_start(const struct control_options *options, struct error *error)
@@ -438,15 +453,14 @@ static void on_stop(struct mail *mail, void *owner)
     poller_remove(c->poller, &c->listener_watch);
 }
 
-void control_stop(struct control **c)
+void control_stop(struct control *c)
 {
-    if (*c == NULL)
+    if (c == NULL)
         return;
     struct mail stop = {.on_arrival = on_stop};
     struct mail *mail = &stop;
-    mailbox_post(&(*c)->mailbox, &mail);
-    int rc = pthread_join((*c)->thread, NULL);
+    mailbox_post(&c->mailbox, &mail);
+    int rc = pthread_join(c->thread, NULL);
     ASSERT(rc == 0);
-    free_control(*c);
-    *c = NULL;
+    close_control(c);
 }

@@ -32,6 +32,12 @@ struct control_options {
 /* Binds the socket (a stale one of a dead process is replaced, a live one refused) and starts the
  * thread. */
 struct control *control_start(const struct control_options *options, struct error *error);
-void control_stop(struct control **c);
+
+/* Answers what is under way, stops and joins the thread, removes the socket. NULL is harmless. */
+void control_stop(struct control *c);
+
+/* Frees it. After the committer and the resolver have stopped: whoever posts an answer looks at the
+ * mailbox once more behind it. Nulls the caller's pointer. */
+void control_destroy(struct control **c);
 
 #endif

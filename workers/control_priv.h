@@ -57,6 +57,9 @@ void control_error(struct control_client *c, const char *format, ...)
  * closed client. */
 void control_resume(struct control_client *c);
 
+/* Answers one line, or keeps the client busy until another thread has answered. */
+void control_run(struct control_client *c, struct slice line);
+
 /* Each request: its name and what answers it. */
 void control_queue_list(struct control_client *c, const json_t *request);
 void control_queue_show(struct control_client *c, const json_t *request);

@@ -179,8 +179,9 @@ static void drain(struct relay *r)
 
 static void stop(struct relay *r)
 {
-    control_stop(&r->control);
+    control_stop(r->control);
     engine_stop(&r->engine);
+    control_destroy(&r->control);
     if (r->log != NULL)
         log_close(&r->log);
     if (r->signal_fd >= 0)

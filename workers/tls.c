@@ -15,6 +15,7 @@ enum { SESSION_SLOTS = 4096 };
 struct session_slot {
     struct address address;
     SSL_SESSION *session; /* owned */
+    char *name;           /* that the certificate was verified for; owned; NULL where none was */
 };
 
 struct tls {
@@ -32,6 +33,7 @@ struct tls {
 struct tls_peer {
     struct tls *tls;
     struct address address;
+    char name[];
 };
 
 /* ---- the transport: an OpenSSL BIO over a descriptor of ours ---- */
@@ -113,13 +115,19 @@ static int on_new_session(SSL *ssl, SSL_SESSION *session)
     const struct tls_peer *peer = SSL_get_ex_data(ssl, t->peer_index);
     if (peer == NULL)
         return 0;
+    char *name = t->verify ? strdup(peer->name) : NULL;
+    if (t->verify && name == NULL)
+        return 0;
     struct session_slot *slot = slot_of(peer->tls, &peer->address);
     pthread_mutex_lock(&peer->tls->shared.lock);
     SSL_SESSION *old = slot->session;
+    char *old_name = slot->name;
     slot->session = session;
+    slot->name = name;
     slot->address = peer->address;
     pthread_mutex_unlock(&peer->tls->shared.lock);
     SSL_SESSION_free(old);
+    free(old_name);
     return 1;
 }
 
@@ -168,8 +176,10 @@ void tls_destroy(struct tls **t)
 {
     if (*t == NULL)
         return;
-    for (int i = 0; i < SESSION_SLOTS; i++)
+    for (int i = 0; i < SESSION_SLOTS; i++) {
         SSL_SESSION_free((*t)->shared.slots[i].session);
+        free((*t)->shared.slots[i].name);
+    }
     pthread_mutex_destroy(&(*t)->shared.lock);
     SSL_CTX_free((*t)->context);
     BIO_meth_free((*t)->transport);
@@ -177,12 +187,14 @@ void tls_destroy(struct tls **t)
     *t = NULL;
 }
 
-static void resume(struct tls *t, SSL *ssl, const struct address *address)
+/* A resumed session shows no certificate: it is good only for the name it was verified for. */
+static void resume(struct tls *t, SSL *ssl, const char *name, const struct address *address)
 {
     struct session_slot *slot = slot_of(t, address);
     SSL_SESSION *session = NULL;
     pthread_mutex_lock(&t->shared.lock);
-    if (slot->session != NULL && address_same_ip(&slot->address, address)) {
+    if (slot->session != NULL && address_same_ip(&slot->address, address) &&
+        (!t->verify || strcmp(slot->name, name) == 0)) {
         session = slot->session;
         SSL_SESSION_up_ref(session);
     }
@@ -192,13 +204,23 @@ static void resume(struct tls *t, SSL *ssl, const struct address *address)
     SSL_SESSION_free(session);
 }
 
+/* The certificate must name the address itself. */
+static bool expect_address(SSL *ssl, const struct address *a)
+{
+    bool is_v4 = address_is_v4(a);
+    return X509_VERIFY_PARAM_set1_ip(SSL_get0_param(ssl), a->ip + (is_v4 ? 12 : 0),
+                                     is_v4 ? 4 : 16) == 1;
+}
+
 SSL *tls_connection(struct tls *t, int fd, const char *name, const struct address *address)
 {
     SSL *ssl = SSL_new(t->context);
-    struct tls_peer *peer = malloc(sizeof *peer);
+    size_t name_size = t->verify ? strlen(name) + 1 : 0;
+    struct tls_peer *peer = malloc(sizeof *peer + name_size);
     if (ssl == NULL || peer == NULL)
         goto fail;
     *peer = (struct tls_peer){.tls = t, .address = *address};
+    memcpy(peer->name, name, name_size);
     if (SSL_set_ex_data(ssl, t->peer_index, peer) != 1)
         goto fail;
     peer = NULL; /* the connection owns it */
@@ -209,10 +231,12 @@ SSL *tls_connection(struct tls *t, int fd, const char *name, const struct addres
             goto fail;
         if (t->verify && SSL_set1_host(ssl, name) != 1)
             goto fail;
+    } else if (t->verify && !expect_address(ssl, address)) {
+        goto fail;
     }
     SSL_set_verify(ssl, t->verify ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
     SSL_set_connect_state(ssl);
-    resume(t, ssl, address);
+    resume(t, ssl, name, address);
     return ssl;
 fail:
     free(peer);

@@ -473,6 +473,34 @@ class RequiredTls(E2ETest):
         self.assertEqual(world.exchanges.accepted("tls", at=world.exchanges.at(first)), [])
         self.assertIn("TLS", str(line))
 
+    def test_a_name_is_verified_though_another_one_of_the_same_address_was(self) -> None:
+        """A resumed session is that of the name it was made for: the certificate is not looked at again."""
+        world = self.world()
+        good, (address,) = world.domain("tls", "starttls;tls-only")
+        other = world.mx("other", address)  # the certificate is not for mx1.other
+        world.exchanges.prepare_certificate()
+        world.relay.write_config(delivery={"tls": "required", "tls_ca_file": str(world.exchanges.folder / "cert.pem")})
+        relay = world.start()
+        relay.send(SENDER, [f"r@{good}"], "good")
+        world.wait_accepted("good")
+        relay.send(SENDER, [f"r@{other}"], "other")
+        line = relay.wait_logged("deferred", recipient=f"r@{other}")[0]
+        self.assertEqual(line["local"], "LOCAL_TLS_FAILED")
+        self.assertEqual(world.exchanges.accepted("other"), [])
+        relay.send(SENDER, [f"r@{good}"], "again")
+        world.wait_accepted("again")
+
+    def test_an_address_literal_needs_a_certificate_for_the_address(self) -> None:
+        world = self.world()
+        _, (address,) = world.domain("tls", "starttls;tls-only")
+        world.exchanges.prepare_certificate()
+        world.relay.write_config(delivery={"tls": "required", "tls_ca_file": str(world.exchanges.folder / "cert.pem")})
+        relay = world.start()
+        relay.send(SENDER, [f"r@[{address}]"], "literal")
+        line = relay.wait_logged("deferred")[0]
+        self.assertEqual(line["local"], "LOCAL_TLS_FAILED")
+        self.assertEqual(world.exchanges.accepted("literal"), [])
+
     def test_without_any_tls_the_message_is_deferred(self) -> None:
         world = self.world(delivery={"tls": "required"})
         domain, _ = world.domain("clear", "good")

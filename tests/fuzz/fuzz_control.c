@@ -1,8 +1,12 @@
 /* Any bytes as a line on the control socket: the answer is whole JSON lines of which the last, and no
  * other, has "done"; or the request is on its way to the committer or the resolver. */
-#include "workers/control.c"
+#include "workers/control_priv.h"
+
+#include "core/base/assert.h"
 
 #include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -123,7 +127,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct control_client c = {.control = control};
     buf_init(&c.out, CONTROL_ANSWER_MAX);
     handed_over = 0;
-    run_request(&c, slice_take(slice_of(copy, size), slice_find(slice_of(copy, size), '\n')));
+    control_run(&c, slice_take(slice_of(copy, size), slice_find(slice_of(copy, size), '\n')));
     ASSERT(c.busy == (handed_over == 1));
     if (buf_len(&c.out) > 0 || !c.busy)
         check_answer(buf_slice(&c.out), c.busy);

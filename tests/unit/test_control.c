@@ -125,9 +125,10 @@ static int tear_down(void **state)
 {
     (void)state;
     struct world *w = world;
-    control_stop(&w->control);
+    control_stop(w->control);
     resolver_stop(&w->resolver);
     committer_stop(&w->committer);
+    control_destroy(&w->control);
     while (ring_pop(w->ring) != NULL)
         continue;
     schedule_destroy(&w->schedule);
