@@ -116,8 +116,9 @@ MODULES      := $(filter-out workers/cli/main.c,$(SOURCES))
 TEST_HELPERS := $(filter-out tests/unit/test_%,$(wildcard tests/unit/*.c))
 
 $(BUILD)/modules.a: $(MODULES:%.c=$(BUILD)/%.o) $(TEST_HELPERS:%.c=$(BUILD)/%.o)
-	@rm -f $@
-	@ar rcs $@ $^
+	@rm -f $@ $@.part
+	@ar rcs $@.part $^
+	@mv $@.part $@
 
 $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(BUILD)/modules.a
 	@mkdir -p $(@D)

@@ -137,6 +137,7 @@ static bool start_committer(struct engine *e, struct error *error)
     }
     struct committer_options committer = {.store = e->parts.store,
                                           .schedule = e->schedule,
+                                          .submitters = &e->parts.shared->submitters,
                                           .on_fatal = on_spool_failed,
                                           .on_damaged = on_damaged,
                                           .context = e};

@@ -13,9 +13,10 @@ enum {
     BATCH_OPS_MAX = 2048,
     BATCH_BYTES_MAX = 32 << 20, /* content in one transaction: bounds its memory and its time */
     NAP_US = 1000,
-    OUTCOME_NAPS_MAX = 5, /* nobody waits for an outcome; a crash meanwhile sends a second copy */
-    GAIN_ONE = 16,        /* an op a nap, in the fixed point of `gain` */
-    PROBE_EVERY = 32,     /* batches without a nap, then one to see whether it would pay */
+    NAPS_MAX = 4,
+    OUTCOME_WAIT_MS = 5, /* what a crash meanwhile sends a second time is bounded by it */
+    GAIN_ONE = 16,       /* a message gained, in the fixed point of `gain` */
+    PROBE_EVERY = 32,    /* batches without a nap, then one to see whether it would pay */
 };
 
 struct committer {
@@ -306,36 +307,63 @@ static void run_batch(struct committer *c, struct batch *b)
 
 static void sleep_until_mail(struct committer *c, int wait_ms)
 {
-    if (c->arrived_first != NULL || !mailbox_prepare_sleep(&c->mailbox))
+    if (!mailbox_prepare_sleep(&c->mailbox))
         return;
     struct pollfd fd = {.fd = c->mailbox.event_fd, .events = POLLIN};
     (void)poll(&fd, 1, wait_ms);
     mailbox_awake(&c->mailbox);
 }
 
-static void nap(struct committer *c)
+/* Sleeps so long that more may arrive, and takes it in; returns what of it a submitter waits for. */
+static unsigned nap(struct committer *c)
 {
     const struct timespec t = {.tv_nsec = NAP_US * 1000};
-    unsigned before = c->arrived;
+    unsigned before = c->arrived_content;
     (void)nanosleep(&t, NULL); /* awake for its senders: none of them writes the eventfd */
     (void)mailbox_deliver(&c->mailbox);
-    c->gain += (c->arrived - before) * (GAIN_ONE / 8) - c->gain / 8;
+    return c->arrived_content - before;
 }
 
-/* A moment for more to arrive, where that pays: one sync then serves them all. With one submitter
- * at a time it does not, and nobody waits. Outcomes alone wait a little longer: nobody waits for
- * them, and the next message's sync is theirs too. */
+/* As many messages as are worth waiting for: a third of those who may send one. More would leave
+ * too few at work meanwhile. */
+static unsigned enough(const struct committer *c)
+{
+    return c->options.submitters != NULL ? atomic_load(c->options.submitters) / 3 : 0;
+}
+
+/* A moment for more messages to arrive, as long as each nap brings one: one sync serves them all.
+ * Where only one submitter is at work it brings none, and soon nobody waits any more. */
+static void await_others(struct committer *c)
+{
+    unsigned wanted = enough(c), naps = 0, gained = 0, last;
+    if (c->gain < GAIN_ONE / 2 && ++c->since_nap < PROBE_EVERY)
+        return;
+    c->since_nap = 0;
+    do {
+        last = nap(c);
+        gained += last;
+    } while (c->arrived_content < wanted && last > 0 && ++naps < NAPS_MAX);
+    c->gain += (gained < GAIN_ONE ? gained : GAIN_ONE) * (GAIN_ONE / 8) - c->gain / 8;
+}
+
+/* Nobody waits for an outcome, and the next message's sync is its too: it waits for that a little. */
+static void await_message(struct committer *c)
+{
+    uint64_t until = clock_mono_ms() + OUTCOME_WAIT_MS, now;
+    while (c->arrived_content == 0 && !c->stopping && (now = clock_mono_ms()) < until) {
+        sleep_until_mail(c, (int)(until - now));
+        (void)mailbox_deliver(&c->mailbox);
+    }
+}
+
 static void linger(struct committer *c)
 {
     if (c->arrived == 0 || c->stopping || c->failed)
         return;
-    if (c->arrived_content > 0 && (c->gain >= GAIN_ONE || ++c->since_nap >= PROBE_EVERY)) {
-        c->since_nap = 0;
-        nap(c);
-        return;
-    }
-    for (int i = 0; i < OUTCOME_NAPS_MAX && c->arrived_content == 0 && !c->stopping; i++)
-        nap(c);
+    if (c->arrived_content > 0)
+        await_others(c);
+    else
+        await_message(c);
 }
 
 static void *run(void *context)
@@ -346,7 +374,7 @@ static void *run(void *context)
     for (;;) {
         int wait =
             c->failed ? -1 : schedule_run(c->options.schedule, clock_mono_ms(), clock_wall_ms());
-        if (!c->stopping)
+        if (!c->stopping && c->arrived == 0)
             sleep_until_mail(c, wait);
         (void)mailbox_deliver(&c->mailbox);
         linger(c);

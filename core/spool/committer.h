@@ -87,6 +87,9 @@ struct commit_op {
 struct committer_options {
     struct store *store;
     struct schedule *schedule;
+    /* How many may be about to send a message: a commit waits a moment for some of them. NULL: for
+     * nobody. */
+    const atomic_uint *submitters;
     /* Called on the committer thread when writing failed for good. Must not block. */
     void (*on_fatal)(void *context, const char *what);
     /* A stored message that cannot be read: left in place, never tried. At start-up. */
