@@ -25,6 +25,12 @@ enum {
     LATENCY_MS_MAX = 1 << 24,
 };
 
+/* A host that failed behind its EHLO is not cleared by the next EHLO. */
+enum lateness {
+    LATE_STUCK = 1, /* silent, or broken */
+    LATE_DOWN = 2,  /* reset or closed */
+};
+
 struct entry {
     _Atomic uint32_t sequence;
     _Atomic uint32_t parked; /* sessions open now: counted apart from the sequence */
@@ -32,7 +38,7 @@ struct entry {
     _Atomic uint8_t used;
     _Atomic uint8_t state; /* enum health_state */
     _Atomic uint8_t strikes;
-    _Atomic uint8_t late;     /* it fell silent behind an accepted EHLO */
+    _Atomic uint8_t late;     /* how it failed behind an accepted EHLO: enum lateness */
     _Atomic uint8_t by_hand;  /* demoted by an operator */
     _Atomic uint8_t backoffs; /* back-offs since the last success: each is twice the one before */
     _Atomic uint64_t since_wall_ms;
@@ -416,16 +422,19 @@ static void on_success(struct entry *e, const struct telling *t)
         recover(e, t);
 }
 
-/* Takes back what silence behind EHLO did, and that alone: a session that was open before goes on
+/* Takes back what a failure behind EHLO did, and that alone: a session that was open before goes on
  * carrying while new ones are refused, or hang at the greeting. */
 static void on_carried(struct entry *e, const struct telling *t)
 {
-    bool silenced = state_of(e) == HEALTH_SUSPECT || state_of(e) == HEALTH_DEMOTED;
-    if (LOAD(e->late) == 0)
+    enum health_state state = state_of(e);
+    uint8_t late = LOAD(e->late);
+    bool was_stuck = state == HEALTH_SUSPECT || state == HEALTH_DEMOTED;
+    bool was_down = state == HEALTH_DOWN && (late & LATE_DOWN) != 0;
+    if (late == 0)
         return;
     STORE(e->late, 0);
     STORE(e->strikes, 0);
-    if (silenced && !is_held(e, t->mono_ms))
+    if ((was_stuck || was_down) && !is_held(e, t->mono_ms))
         recover(e, t);
 }
 
@@ -482,9 +491,21 @@ static void on_refusal(struct entry *e, enum health_state state, const struct te
     STORE(e->again_ms, t->mono_ms + wait);
 }
 
+static void note_lateness(struct entry *e, enum health_event event)
+{
+    uint8_t late = LOAD(e->late);
+    if (event == HEALTH_EVENT_SILENT_LATE || event == HEALTH_EVENT_BROKEN_LATE)
+        STORE(e->late, late | LATE_STUCK);
+    else if (event == HEALTH_EVENT_DOWN_LATE)
+        STORE(e->late, late | LATE_DOWN);
+    else if (event == HEALTH_EVENT_DOWN) /* now its EHLO would be news */
+        STORE(e->late, late & (uint8_t)~LATE_DOWN);
+}
+
 static void apply_event(struct entry *e, enum health_event event, const struct telling *t)
 {
     STORE(e->last_used_ms, t->mono_ms);
+    note_lateness(e, event);
     switch (event) {
     case HEALTH_EVENT_SUCCESS:
         on_success(e, t);
@@ -493,15 +514,14 @@ static void apply_event(struct entry *e, enum health_event event, const struct t
         on_carried(e, t);
         return;
     case HEALTH_EVENT_SILENT_LATE:
-        STORE(e->late, 1);
-        on_silence(e, t);
-        break;
     case HEALTH_EVENT_SILENT:
         on_silence(e, t);
         break;
+    case HEALTH_EVENT_BROKEN_LATE:
     case HEALTH_EVENT_BROKEN:
         demote(e, t);
         break;
+    case HEALTH_EVENT_DOWN_LATE:
     case HEALTH_EVENT_DOWN:
         on_refusal(e, HEALTH_DOWN, t);
         break;
@@ -518,28 +538,31 @@ static void apply_event(struct entry *e, enum health_event event, const struct t
     STORE(e->failures, LOAD(e->failures) + 1);
 }
 
-enum health_state health_tell(struct health *h, const struct address *a, enum health_event event,
-                              uint64_t mono_ms, uint64_t wall_ms, uint64_t jitter)
+struct health_change health_tell(struct health *h, const struct address *a, enum health_event event,
+                                 uint64_t mono_ms, uint64_t wall_ms, uint64_t jitter)
 {
     struct key k = key_of(h, a);
     if (event ==
         HEALTH_EVENT_CARRIED) { /* one a message: no lock and no write where it says nothing new */
         const struct entry *known = find(h, &k);
-        if (known == NULL || LOAD(known->late) == 0)
-            return known == NULL ? HEALTH_HEALTHY : state_of(known);
+        if (known == NULL || LOAD(known->late) == 0) {
+            enum health_state same = known == NULL ? HEALTH_HEALTHY : state_of(known);
+            return (struct health_change){same, same};
+        }
     }
     struct telling t = {h, mono_ms, wall_ms, jitter};
     pthread_mutex_t *lock = lock_of(h, &k);
     struct entry *e = find_or_make(h, &k);
-    enum health_state state = HEALTH_HEALTHY;
+    struct health_change change = {HEALTH_HEALTHY, HEALTH_HEALTHY};
     if (e != NULL) {
         begin_write(e);
+        change.before = state_of(e);
         apply_event(e, event, &t);
-        state = state_of(e);
+        change.now = state_of(e);
         end_write(e);
     }
     pthread_mutex_unlock(lock);
-    return state;
+    return change;
 }
 
 /* ---- probes, counts, operators ---- */
@@ -571,6 +594,14 @@ void health_probe_drop(struct health *h, const struct address *a)
         end_write(e);
     }
     pthread_mutex_unlock(lock);
+}
+
+uint64_t health_mark(const struct health *h, const struct address *a)
+{
+    uint64_t ip[2];
+    memcpy(ip, a->ip, sizeof ip);
+    uint64_t hash = mix(mix(ip[0] ^ h->seed) + (ip[1] ^ (h->seed >> 32)));
+    return UINT64_C(1) << (hash >> 58) | UINT64_C(1) << (hash >> 52 & 63);
 }
 
 void health_count_session(struct health *h, const struct address *a, int change)

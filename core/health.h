@@ -17,7 +17,7 @@
  *
  * Success is a greeting and an accepted EHLO, nothing less (RFC 5321 4.5.4.1 asks for such a list;
  * a connect() that works proves nothing: that was the bug of the server this relay grew out of).
- * For a host that fell silent behind its EHLO it is more: it greets every time, and hangs every
+ * For a host that failed behind its EHLO it is more: it greets every time, and hangs or closes every
  * time, so only an answered transaction clears it. */
 #ifndef ONWARD_CORE_HEALTH_H
 #define ONWARD_CORE_HEALTH_H
@@ -52,7 +52,9 @@ enum health_event {
     HEALTH_EVENT_SILENT,      /* patience ran out before EHLO was accepted */
     HEALTH_EVENT_SILENT_LATE, /* behind it, before commit: at MAIL, RCPT, DATA or in the body */
     HEALTH_EVENT_BROKEN,      /* flood, over a limit, not SMTP */
+    HEALTH_EVENT_BROKEN_LATE, /* behind EHLO, before commit */
     HEALTH_EVENT_DOWN,
+    HEALTH_EVENT_DOWN_LATE, /* reset or closed behind EHLO, before commit */
     HEALTH_EVENT_BUSY,
     HEALTH_EVENT_REFUSING,
     HEALTH_EVENT_TLS_BROKEN, /* handshake failed or stalled: clear text for hours */
@@ -102,11 +104,22 @@ void health_destroy(struct health **h);
 /* Lock-free; any thread. Allocates nothing and never waits for a writer. */
 struct health_view health_view(const struct health *h, const struct address *a);
 
+/* What an event made of a state. */
+struct health_change {
+    enum health_state before, now;
+};
+
+/* Was it unwell, and is it well again? Then what waits for it may go (schedule_release). */
+static inline bool health_has_recovered(struct health_change c)
+{
+    return c.before != HEALTH_HEALTHY && c.now == HEALTH_HEALTHY;
+}
+
 /* Any thread. `jitter` is a random number of the caller's: it moves a back-off by up to a tenth.
- * Returns the state that now holds; HEALTHY where all entries of the neighbourhood have open
- * sessions and nothing could be kept. */
-enum health_state health_tell(struct health *h, const struct address *a, enum health_event event,
-                              uint64_t mono_ms, uint64_t wall_ms, uint64_t jitter);
+ * HEALTHY before and after where all entries of the neighbourhood have open sessions and nothing
+ * could be kept. */
+struct health_change health_tell(struct health *h, const struct address *a, enum health_event event,
+                                 uint64_t mono_ms, uint64_t wall_ms, uint64_t jitter);
 
 /* A phase took this long (success only). Lock-free; of two threads that learn at the same instant
  * one may lose its sample. */
@@ -123,6 +136,11 @@ uint32_t health_patience_ms(const struct health *h, const struct address *a,
  * answered lapses after 60 s. */
 bool health_claim_probe(struct health *h, const struct address *a, uint64_t mono_ms);
 void health_probe_drop(struct health *h, const struct address *a);
+
+/* Two bits that stand for this address in a set of addresses kept as a 64-bit mask. Others may share
+ * them: who finds them in a set knows only that the address may be in it. Nobody outside can choose
+ * addresses that do. */
+uint64_t health_mark(const struct health *h, const struct address *a);
 
 /* A session to this address was opened (+1) or closed (-1). */
 void health_count_session(struct health *h, const struct address *a, int change);

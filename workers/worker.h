@@ -74,6 +74,7 @@ struct worker_parts {
     X(transactions)                                                                                \
     X(races_started)                                                                               \
     X(races_won_by_later)                                                                          \
+    X(exchanges_recovered)                                                                         \
     X(tls_handshakes)                                                                              \
     X(tls_resumed)
 

@@ -24,10 +24,14 @@
 
 struct destination;
 
-/* A recipient domain's name, shared by all deliveries to it. Immutable; `references` is the
- * committer thread's. */
+/* A recipient domain, shared by all deliveries to it. Its name is immutable, all else the committer
+ * thread's. */
 struct domain {
     struct link hash_link;
+    struct link stranded;      /* struct delivery, by shared.queue_link: waiting, and released as
+                                  soon as one of the exchanges is back (schedule_release) */
+    struct link stranded_link; /* on the schedule's list of domains that have some */
+    uint64_t stranded_at;      /* health_mark of the exchanges that could not be reached */
     uint32_t references;
     uint32_t name_len;
     char name[]; /* routing key of envelope.h; NUL-terminated */
@@ -69,10 +73,10 @@ struct delivery {
         uint32_t *many; /* where recipient_count > 1; owned */
     } recipient;        /* indexes into the envelope, ascending */
 
-    /* While PLACE_OUT: */
     struct {
         _Atomic(struct destination *) destination; /* where it is queued, or NULL */
-        struct link queue_link;                    /* guard: destination's lock */
+        struct link queue_link; /* PLACE_OUT: guard is the destination's lock. PLACE_WAITING
+                                   (committer): due, or stranded */
     } shared;
 };
 

@@ -337,11 +337,31 @@ void destination_session_gone(struct destination *d)
     pthread_mutex_unlock(&d->shared.lock);
 }
 
+bool destination_lane_add(struct destination *d, unsigned lanes_max)
+{
+    pthread_mutex_lock(&d->shared.lock);
+    bool wanted = wants_lane(d, lanes_max);
+    if (wanted)
+        d->shared.lanes++;
+    pthread_mutex_unlock(&d->shared.lock);
+    return wanted;
+}
+
 void destination_lane_begin(struct destination *d)
 {
     pthread_mutex_lock(&d->shared.lock);
     d->shared.lanes++;
     pthread_mutex_unlock(&d->shared.lock);
+}
+
+bool destination_lane_decline(struct destination *d)
+{
+    pthread_mutex_lock(&d->shared.lock);
+    bool others = d->shared.lanes > 1;
+    if (others)
+        d->shared.lanes--;
+    pthread_mutex_unlock(&d->shared.lock);
+    return others;
 }
 
 bool destination_lane_end(struct destination *d, bool stopping)

@@ -80,8 +80,16 @@ bool destination_idle_leave(struct destination *d, struct idle_lane *lane);
 void destination_session_ready(struct destination *d);
 void destination_session_gone(struct destination *d);
 
+/* Room for one more lane, and more mail queued than lanes? Then it is counted, and the caller opens
+ * it. */
+bool destination_lane_add(struct destination *d, unsigned lanes_max);
+
 /* A lane beyond what destination_enqueue granted: one that is opened to look, not to fetch. */
 void destination_lane_begin(struct destination *d);
+
+/* A lane that destination_enqueue granted need not be opened where others are. False: there is none
+ * besides, so it must be. */
+bool destination_lane_decline(struct destination *d);
 
 /* A lane ends. True: mail is queued and no other lane is left, so the right stays with the caller,
  * who opens a lane anew. Never so where `stopping`. */

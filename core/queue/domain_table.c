@@ -91,6 +91,9 @@ struct domain *domain_table_acquire(struct domain_table *t, struct slice name)
     struct domain *d = malloc(sizeof *d + name.len + 1);
     if (d == NULL)
         return NULL;
+    list_init(&d->stranded);
+    list_init(&d->stranded_link);
+    d->stranded_at = 0;
     d->references = 1;
     d->name_len = (uint32_t)name.len;
     memcpy(d->name, name.ptr, name.len);
@@ -106,6 +109,8 @@ void domain_table_release(struct domain_table *t, struct domain *d)
     ASSERT(d->references > 0);
     if (--d->references > 0)
         return;
+    ASSERT(list_empty(&d->stranded));
+    list_remove(&d->stranded_link);
     list_remove(&d->hash_link);
     t->count--;
     free(d);

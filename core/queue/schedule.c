@@ -10,6 +10,9 @@
 enum {
     LOOK_AGAIN_MS = 60000, /* past the age limit but with a session: when to ask once more */
     RING_FULL_WAIT_MS = 10,
+    RELEASED_A_MS = 4,
+    RELEASE_BRAKE_MS =
+        1000, /* an attempt made: an exchange that comes and goes wears nothing out */
 };
 
 struct schedule {
@@ -25,6 +28,8 @@ struct schedule {
     struct link messages; /* struct message, by queue_link */
     struct link
         ready; /* struct delivery, by shared.queue_link: due, waiting for room in the ring */
+    struct link stranded; /* struct domain, by stranded_link; those without any are taken off when
+                             they are met */
     uint64_t message_count, recipient_count;
 };
 
@@ -47,6 +52,7 @@ struct schedule *schedule_create(const struct schedule_options *options, uint64_
     timer_wheel_init(&s->wheel, mono_ms, s);
     list_init(&s->messages);
     list_init(&s->ready);
+    list_init(&s->stranded);
     s->domains = domain_table_create(random_u64(&s->random));
     if (s->domains == NULL) {
         free(s);
@@ -59,6 +65,8 @@ static void free_delivery(struct schedule *s, struct delivery *d)
 {
     timer_disarm(&s->wheel, &d->timer);
     list_remove(&d->message_link);
+    if (d->place == PLACE_WAITING)
+        list_remove(&d->shared.queue_link);
     domain_table_release(s->domains, d->domain);
     if (d->recipient_count > 1)
         free(d->recipient.many);
@@ -117,24 +125,28 @@ static void make_ready(struct schedule *s, struct delivery *d)
 {
     ASSERT(d->place == PLACE_WAITING);
     timer_disarm(&s->wheel, &d->timer);
-    if (list_empty(&d->shared.queue_link))
-        list_push_back(&s->ready, &d->shared.queue_link);
+    list_remove(&d->shared.queue_link); /* no longer stranded */
+    list_push_back(&s->ready, &d->shared.queue_link);
 }
 
-/* Waits for its next attempt or its age limit, whichever is first. */
-static void let_wait(struct schedule *s, struct delivery *d)
+/* For its next attempt or its age limit, whichever is first. */
+static void arm(struct schedule *s, struct delivery *d)
 {
-    ASSERT(d->place == PLACE_WAITING);
-    list_remove(&d->shared.queue_link);
-    if (is_held(d)) {
-        timer_disarm(&s->wheel, &d->timer);
-        return;
-    }
     uint64_t due = d->due_wall_ms < expiry_of(s, d) ? d->due_wall_ms : expiry_of(s, d);
     if (due <= s->wall_ms)
         make_ready(s, d);
     else
         timer_arm(&s->wheel, &d->timer, mono_of(s, due));
+}
+
+static void let_wait(struct schedule *s, struct delivery *d)
+{
+    ASSERT(d->place == PLACE_WAITING);
+    list_remove(&d->shared.queue_link);
+    if (is_held(d))
+        timer_disarm(&s->wheel, &d->timer);
+    else
+        arm(s, d);
 }
 
 static void on_timer(struct timer *timer, void *owner)
@@ -361,6 +373,49 @@ bool schedule_add(struct schedule *s, uint64_t id, struct slice record,
     return true;
 }
 
+/* ---- mail that no exchange could be reached for ---- */
+
+static void strand(struct schedule *s, struct delivery *d, uint64_t marks)
+{
+    if (d->place != PLACE_WAITING || is_held(d) || !list_empty(&d->shared.queue_link))
+        return; /* somebody wants otherwise */
+    list_push_back(&d->domain->stranded, &d->shared.queue_link);
+    if (list_empty(&d->domain->stranded_link)) {
+        list_push_back(&s->stranded, &d->domain->stranded_link);
+        d->domain->stranded_at = 0;
+    }
+    d->domain->stranded_at |= marks;
+}
+
+/* Lets go what is stranded at this domain, behind `before` others. Returns how many that makes. What
+ * is not let go before the exchange fails again goes anew with the next release. */
+static uint64_t release_domain(struct schedule *s, struct domain *domain, uint64_t before)
+{
+    for (struct link *l = domain->stranded.next, *next; l != &domain->stranded; l = next) {
+        struct delivery *d = CONTAINER_OF(l, struct delivery, shared.queue_link);
+        next = l->next;
+        uint64_t due = s->wall_ms + before++ / RELEASED_A_MS + d->attempts * RELEASE_BRAKE_MS;
+        if (due < d->due_wall_ms) {
+            d->due_wall_ms = due;
+            arm(s, d);
+        }
+    }
+    return before;
+}
+
+void schedule_release(struct schedule *s, uint64_t mark)
+{
+    uint64_t released = 0;
+    for (struct link *l = s->stranded.next, *next; l != &s->stranded; l = next) {
+        struct domain *domain = CONTAINER_OF(l, struct domain, stranded_link);
+        next = l->next;
+        if (list_empty(&domain->stranded))
+            list_remove(&domain->stranded_link);
+        else if ((domain->stranded_at & mark) == mark)
+            released = release_domain(s, domain, released);
+    }
+}
+
 /* ---- outcomes ---- */
 
 static uint64_t retry_delay(struct schedule *s, unsigned attempts)
@@ -385,7 +440,8 @@ void schedule_plan_outcome(struct schedule *s, struct commit_op *op, uint64_t wa
     ASSERT(finished <= d->message->recipients_left);
     d->message->recipients_left -= finished;
     op->u.outcome.left_in_message = d->message->recipients_left;
-    op->u.outcome.next_due_wall_ms = wall_ms + retry_delay(s, d->attempts);
+    uint64_t delay = retry_delay(s, d->attempts), probe = op->u.outcome.probe_in_ms;
+    op->u.outcome.next_due_wall_ms = wall_ms + (probe > 0 && probe < delay ? probe : delay);
 }
 
 /* Keeps only the deferred recipients. */
@@ -450,6 +506,8 @@ void schedule_apply_outcome(struct schedule *s, const struct commit_op *op)
         timer_arm(&s->wheel, &d->timer, mono_of(s, d->due_wall_ms));
     else
         let_wait(s, d);
+    if (op->u.outcome.stranded_at != 0)
+        strand(s, d, op->u.outcome.stranded_at);
 }
 
 /* ---- an operator's wishes ---- */

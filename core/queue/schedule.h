@@ -66,6 +66,12 @@ void schedule_plan_outcome(struct schedule *s, struct commit_op *op, uint64_t wa
  * message where nothing is left of them. */
 void schedule_apply_outcome(struct schedule *s, const struct commit_op *op);
 
+/* An exchange is back: what is stranded there becomes due within seconds, more so the fewer
+ * attempts were made, and a few each millisecond, so that one that fails again has not been given
+ * everything. `mark` is its health_mark; that two exchanges may share
+ * bits of it costs an attempt too many at worst. */
+void schedule_release(struct schedule *s, uint64_t mark);
+
 /* Moves time on: pushes what is due. Returns ms until it needs to run again, -1 for never. */
 int schedule_run(struct schedule *s, uint64_t mono_ms, uint64_t wall_ms);
 

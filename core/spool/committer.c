@@ -200,6 +200,8 @@ static enum store_status put_op(struct committer *c, struct commit_op *op)
         return put_outcome(c->options.store, op);
     case COMMIT_EDIT:
         return put_edit(c, op);
+    case COMMIT_RELEASE:
+        return STORE_OK;
     }
     ASSERT(false);
 }
@@ -271,6 +273,8 @@ static void apply(struct committer *c, const struct commit_op *op)
             if (m->envelope.len > 0)
                 enqueue(c, m);
         add_figure(&c->shared.outcomes, 1);
+    } else if (op->kind == COMMIT_RELEASE) {
+        schedule_release(c->options.schedule, op->u.release_mark);
     }
 }
 

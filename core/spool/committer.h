@@ -26,6 +26,8 @@ enum commit_kind {
     COMMIT_DISCARD, /* forget chunks of a submission that was given up */
     COMMIT_OUTCOME, /* how an attempt at a delivery ended, with the bounces it caused */
     COMMIT_EDIT,    /* an operator's hold, release, retry, bounce */
+    COMMIT_RELEASE, /* an exchange is back: what is stranded there goes. Nothing is written; it is in
+                       line behind the outcomes that were told before it */
 };
 
 /* A message to store: borrowed by the committer until the op comes back. */
@@ -69,6 +71,10 @@ struct commit_op {
             bool delay_noticed; /* one of `generated` is the delay notice */
             bool has_try_first; /* outcome unknown: ask this exchange again first */
             struct address try_first;
+            uint64_t stranded_at; /* no exchange could be reached: health_mark of all that failed;
+                                     0: deferred for another reason */
+            uint64_t
+                probe_in_ms; /* it is to find out so soon whether they are back; 0: in its turn */
             const char *exchange;             /* for the queue listing, or NULL */
             struct commit_message *generated; /* bounces and notices, stored in the same commit */
             uint64_t next_due_wall_ms;        /* (committer) of what is deferred */
@@ -80,6 +86,7 @@ struct commit_op {
             char domain[256]; /* "" = any */
             uint64_t matched; /* set when it comes back: recipients touched */
         } edit;
+        uint64_t release_mark; /* health_mark of the exchange */
     } u;
 };
 

@@ -21,6 +21,7 @@ CARRIED_PER_S = 4_000_000  # what our own exchange takes at the least, with all 
 ROUND_LIMIT_S = 20.0
 ROUNDS = 3
 SENDER = f"sender@postbox.{ORIGIN}"
+LEFT_BEHIND = 30
 LARGE_BYTES = 12_000_000  # more than the kernel's buffers take: its last byte waits for the exchange
 
 
@@ -423,6 +424,36 @@ class Probes(E2ETest):
             world.wait_accepted(name)
             return bool(world.exchanges.accepted(at=world.exchanges.at(first)))
         wait_until(heals, "mail at the first exchange again")
+
+    def test_mail_parked_at_the_only_exchange_goes_when_a_probe_finds_it_well(self) -> None:
+        """Nobody waits for the limits of the parked connections (5 minutes): a new one looks beside them."""
+        world = self.world(health={"demote_first": "1s"})
+        flag = world.folder / "ill"
+        flag.touch()
+        domain, (only,) = world.domain("only", f"silent@GREETING;while={flag}")
+        relay = world.start()
+        for number in range(LEFT_BEHIND):
+            relay.send(SENDER, [f"r@{domain}"], f"parked-{number}")
+        wait_until(lambda: relay.logged("exchange_slow"), "the exchange to be found out")
+        flag.unlink()
+        wait_until(lambda: len(world.exchanges.accepted()) == LEFT_BEHIND, "what was parked to go")
+        self.assertEqual(len({taken["message_id"] for taken in world.exchanges.accepted()}), LEFT_BEHIND)
+        self.assertTrue(relay.logged("recovered"))
+
+    def test_mail_left_behind_goes_as_soon_as_one_message_gets_through(self) -> None:
+        """The schedule would have it wait 5 minutes."""
+        world = self.world(health={"down_first": "100ms"})
+        flag = world.folder / "ill"
+        flag.touch()
+        domain, _ = world.domain("behind", f"close@GREETING;while={flag}")
+        relay = world.start()
+        for number in range(LEFT_BEHIND):
+            relay.send(SENDER, [f"r@{domain}"], f"behind-{number}")
+        wait_until(lambda: len(relay.logged("deferred")) >= LEFT_BEHIND, "all to be put off")
+        flag.unlink()
+        relay.send(SENDER, [f"r@{domain}"], "ahead")
+        wait_until(lambda: len(world.exchanges.accepted()) == LEFT_BEHIND + 1, "what was left behind to go")
+        self.assertEqual(len({taken["message_id"] for taken in world.exchanges.accepted()}), LEFT_BEHIND + 1)
 
     def test_a_hung_exchange_shared_by_many_domains_is_found_out_once(self) -> None:
         world = self.world(delivery={"idle": "10ms"})

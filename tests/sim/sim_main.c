@@ -19,7 +19,8 @@ static void print(const char *what, const struct sim_tally *t)
 static int usage(void)
 {
     (void)fputs(
-        "usage: sim seed N | sim seeds FROM COUNT | sim list FILE | sim bytes [N] | sim room\n",
+        "usage: sim seed N | sim seeds FROM COUNT | sim list FILE | sim bytes [N] | sim room | "
+        "sim recovery\n",
         stderr);
     return 2;
 }
@@ -59,6 +60,9 @@ int main(int argc, char **argv)
     } else if (argc == 2 && strcmp(argv[1], "room") == 0) {
         sim_run_room(&t);
         print("without room", &t);
+    } else if (argc == 2 && strcmp(argv[1], "recovery") == 0) {
+        sim_run_recovery(&t);
+        print("recovery", &t);
     } else {
         return usage();
     }

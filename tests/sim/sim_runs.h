@@ -1,5 +1,5 @@
-/* What the simulation runs: random worlds by seed, one dialogue with a fault at every byte, and a burst
- * without room for it. */
+/* What the simulation runs: random worlds by seed, one dialogue with a fault at every byte, a burst
+ * without room for it, and exchanges that recover. */
 #ifndef ONWARD_TESTS_SIM_RUNS_H
 #define ONWARD_TESTS_SIM_RUNS_H
 
@@ -20,6 +20,9 @@ void sim_run_bytes(struct sim_tally *tally);
 
 /* Well exchanges, and fewer connections than there is mail for. */
 void sim_run_room(struct sim_tally *tally);
+
+/* The one exchange of a domain is out of order for a time, with mail waiting. */
+void sim_run_recovery(struct sim_tally *tally);
 
 void sim_tally_add(struct sim_tally *tally, const struct sim_world *w);
 

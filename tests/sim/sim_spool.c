@@ -121,11 +121,8 @@ static void note_verdict(struct sim_message *m, const struct commit_op *op,
     *(r->end == SIM_DELIVERED ? &spool.totals.delivered : &spool.totals.bounced) += 1;
 }
 
-static void on_commit(void *context, uint64_t unused)
+static void commit_outcome(struct commit_op *op)
 {
-    (void)unused;
-    struct commit_op *op = context;
-    spool.pending--;
     ASSERT(op->kind == COMMIT_OUTCOME); /* nothing else comes from the delivering half */
     struct sim_message *m = find(op->u.outcome.delivery->message->id);
     ASSERT(m != NULL);
@@ -138,6 +135,17 @@ static void on_commit(void *context, uint64_t unused)
         store(n->envelope, n->chunk)->is_notice = true;
         spool.totals.notices++;
     }
+}
+
+static void on_commit(void *context, uint64_t unused)
+{
+    (void)unused;
+    struct commit_op *op = context;
+    spool.pending--;
+    if (op->kind == COMMIT_RELEASE)
+        schedule_release(spool.schedule, op->u.release_mark);
+    else
+        commit_outcome(op);
     op->status = STORE_OK;
     op->mail.on_arrival = op->on_done;
     struct mail *mail = &op->mail;

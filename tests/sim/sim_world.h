@@ -61,6 +61,9 @@ void sim_world_start(struct sim_world *w);
 struct sim_message *sim_world_send(struct sim_world *w, struct sim_domain *const *domains,
                                    unsigned domain_count, unsigned recipients_each, size_t bytes);
 
+/* Runs up to this moment. */
+void sim_world_run_until(struct sim_world *w, uint64_t until_us);
+
 /* Runs until every recipient has its end and every connection is closed, and checks the books. */
 void sim_world_run(struct sim_world *w);
 

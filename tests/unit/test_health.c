@@ -50,7 +50,7 @@ static uint64_t middle_of(uint64_t wait)
 static enum health_state tell(struct health *h, uint32_t n, enum health_event event, uint64_t now)
 {
     struct address a = host(n);
-    return health_tell(h, &a, event, now, WALL + now, 0);
+    return health_tell(h, &a, event, now, WALL + now, 0).now;
 }
 
 static struct health_view view(const struct health *h, uint32_t n)
@@ -238,6 +238,56 @@ static void old_session_that_carries_does_not_clear_new_ones_being_refused(void 
     health_destroy(&h);
 }
 
+static void a_host_that_fails_behind_ehlo_every_time_is_not_cleared_by_ehlo(void **state)
+{
+    (void)state;
+    struct health *h = make(64);
+    assert_int_equal(tell(h, 1, HEALTH_EVENT_DOWN_LATE, NOW), HEALTH_DOWN);
+    assert_int_equal(tell(h, 1, HEALTH_EVENT_SUCCESS, NOW + 1), HEALTH_DOWN);
+    assert_int_equal(tell(h, 1, HEALTH_EVENT_CARRIED, NOW + 2), HEALTH_HEALTHY);
+    assert_int_equal(tell(h, 2, HEALTH_EVENT_BROKEN_LATE, NOW), HEALTH_DEMOTED);
+    assert_int_equal(tell(h, 2, HEALTH_EVENT_SUCCESS, NOW + 1), HEALTH_DEMOTED);
+    assert_int_equal(tell(h, 2, HEALTH_EVENT_CARRIED, NOW + 2), HEALTH_HEALTHY);
+    (void)tell(h, 3, HEALTH_EVENT_DOWN_LATE, NOW);
+    (void)tell(h, 3, HEALTH_EVENT_DOWN, NOW); /* refused now: its EHLO would be news */
+    assert_int_equal(tell(h, 3, HEALTH_EVENT_CARRIED, NOW + 1), HEALTH_DOWN);
+    assert_int_equal(tell(h, 3, HEALTH_EVENT_SUCCESS, NOW + 2), HEALTH_HEALTHY);
+    health_destroy(&h);
+}
+
+static void a_recovery_is_told_once(void **state)
+{
+    (void)state;
+    struct health *h = make(64);
+    struct address a = host(1);
+    (void)tell(h, 1, HEALTH_EVENT_SILENT, NOW);
+    (void)tell(h, 1, HEALTH_EVENT_SILENT, NOW);
+    struct health_change change = health_tell(h, &a, HEALTH_EVENT_DOWN, NOW + 1, WALL, 0);
+    assert_false(health_has_recovered(change));
+    change = health_tell(h, &a, HEALTH_EVENT_SUCCESS, NOW + 2, WALL, 0);
+    assert_int_equal(change.before, HEALTH_DEMOTED);
+    assert_true(health_has_recovered(change));
+    change = health_tell(h, &a, HEALTH_EVENT_SUCCESS, NOW + 3, WALL, 0);
+    assert_false(health_has_recovered(change));
+    health_destroy(&h);
+}
+
+static void a_mark_is_the_addresses_own_and_the_same_each_time(void **state)
+{
+    (void)state;
+    struct health *h = make(64);
+    uint64_t all = 0;
+    for (unsigned i = 1; i <= 100; i++) {
+        struct address a = host(i);
+        uint64_t mark = health_mark(h, &a);
+        assert_true(mark != 0 && mark == health_mark(h, &a));
+        assert_in_range(__builtin_popcountll(mark), 1, 2);
+        all |= mark;
+    }
+    assert_in_range(__builtin_popcountll(all), 32, 64); /* spread */
+    health_destroy(&h);
+}
+
 static void carrying_makes_no_entry_and_counts_no_session(void **state)
 {
     (void)state;
@@ -264,7 +314,7 @@ static void silent_probes_double_up_to_half_an_hour(void **state)
     (void)tell(h, 1, HEALTH_EVENT_SILENT, now);
     for (int i = 0; i < 7; i++) {
         uint64_t wait = minutes[i] * MINUTE;
-        assert_int_equal(health_tell(h, &a, HEALTH_EVENT_SILENT, now, WALL, middle_of(wait)),
+        assert_int_equal(health_tell(h, &a, HEALTH_EVENT_SILENT, now, WALL, middle_of(wait)).now,
                          HEALTH_DEMOTED);
         assert_int_equal(view(h, 1).again_mono_ms, now + wait);
         assert_false(view(h, 1).probing);
@@ -664,7 +714,8 @@ static void *storm(void *context)
     pthread_barrier_wait(&c->start);
     for (int i = 0; i < STORM / THREADS; i++) {
         enum health_state now =
-            health_tell(c->health, &c->address, HEALTH_EVENT_SILENT, c->mono_ms, WALL, (uint64_t)i);
+            health_tell(c->health, &c->address, HEALTH_EVENT_SILENT, c->mono_ms, WALL, (uint64_t)i)
+                .now;
         if (now == HEALTH_SUSPECT)
             atomic_fetch_add(&c->suspects, 1);
     }
@@ -755,7 +806,7 @@ static void *visitor(void *context)
     pthread_barrier_wait(&c->start);
     for (int i = 0; i < 2000; i++) {
         health_count_session(c->health, &c->address, 1);
-        (void)health_tell(c->health, &c->address, (enum health_event)(i % 9), NOW + (uint64_t)i,
+        (void)health_tell(c->health, &c->address, (enum health_event)(i % 11), NOW + (uint64_t)i,
                           WALL, (uint64_t)i);
         health_learn(c->health, &c->address, HEALTH_COMMAND, (uint32_t)i);
         health_count_session(c->health, &c->address, -1);
@@ -792,6 +843,9 @@ int main(void)
         cmocka_unit_test(silent_probes_double_up_to_half_an_hour),
         cmocka_unit_test(jitter_stays_within_a_tenth_and_uses_it),
         cmocka_unit_test(refusals_double_only_when_their_time_was_up),
+        cmocka_unit_test(a_host_that_fails_behind_ehlo_every_time_is_not_cleared_by_ehlo),
+        cmocka_unit_test(a_recovery_is_told_once),
+        cmocka_unit_test(a_mark_is_the_addresses_own_and_the_same_each_time),
         cmocka_unit_test(latest_refusal_names_the_state_without_doubling),
         cmocka_unit_test(late_silences_of_old_sessions_do_not_double),
         cmocka_unit_test(tls_fault_is_a_matter_of_its_own),

@@ -260,7 +260,7 @@ static void each_reply_at_each_command_has_the_outcome_of_the_fault_table(void *
             flight_apply(f, replies, false);
         bool elsewhere = flight_try_elsewhere(f) || flight_has_untried(f);
         flight_give_up(f, &last); /* no other exchange takes it either */
-        outcome_of_flight(&w->worker, &f, NULL);
+        outcome_of_flight(&w->worker, &f, NULL, (struct stranding){0});
         assert_int_equal(op_count, 1);
         enum outcome_verdict verdict = ops[0]->u.outcome.recipients[0].verdict;
         if (elsewhere != table[i].elsewhere || verdict != table[i].verdict)
@@ -283,7 +283,7 @@ static void each_recipient_of_a_message_has_an_outcome_of_its_own(void **state)
                               {.code = 450, .class = 4, .subject = 2}};
     assert_int_equal(flight_next_batch(f, 100), 3);
     flight_apply(f, replies, false);
-    outcome_of_flight(&w->worker, &f, NULL);
+    outcome_of_flight(&w->worker, &f, NULL, (struct stranding){0});
     assert_null(f);
     static const enum outcome_verdict expected[] = {OUTCOME_DELIVERED, OUTCOME_BOUNCED,
                                                     OUTCOME_DEFERRED};
@@ -311,7 +311,7 @@ static void an_unknown_outcome_is_kept_and_asked_of_the_same_exchange_first(void
     struct reply replies[] = {{.code = 250, .class = 2}, {.code = 550, .class = 5}};
     assert_int_equal(flight_next_batch(f, 100), 2);
     flight_apply_unknown(f, replies, &at);
-    outcome_of_flight(&w->worker, &f, NULL);
+    outcome_of_flight(&w->worker, &f, NULL, (struct stranding){0});
     assert_int_equal(ops[0]->u.outcome.recipients[0].verdict, OUTCOME_DEFERRED);
     assert_int_equal(ops[0]->u.outcome.recipients[1].verdict, OUTCOME_BOUNCED);
     assert_true(ops[0]->u.outcome.has_try_first);
@@ -462,7 +462,7 @@ static void notices_go_out_where_they_are_asked_for_and_nowhere_else(void **stat
             .code = (uint16_t)table[i].code, .class = (uint8_t)(table[i].code / 100), .subject = 2};
         assert_int_equal(flight_next_batch(f, 100), 1);
         flight_apply(f, &reply, false);
-        outcome_of_flight(&w->worker, &f, NULL);
+        outcome_of_flight(&w->worker, &f, NULL, (struct stranding){0});
         if (count_notices() != table[i].notices ||
             ops[0]->u.outcome.delay_noticed != table[i].delay_noticed)
             fail_msg("%s: %u notices", table[i].what, count_notices());

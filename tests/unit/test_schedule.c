@@ -78,8 +78,10 @@ static void add(struct world *w, uint64_t id, const char *const *recipients)
 
 #define TO(...) ((const char *const[]){__VA_ARGS__, NULL})
 
-/* Ends a delivery: verdicts by recipient, as letters D(elivered), B(ounced), F (deferred). */
-static uint64_t end(struct world *w, struct delivery *d, const char *verdicts)
+/* Ends a delivery: verdicts by recipient, as letters D(elivered), B(ounced), F (deferred). Stranded
+ * at `marks`, with a probe `probe_ms` away, where these are not 0. */
+static uint64_t end_stranded(struct world *w, struct delivery *d, const char *verdicts,
+                             uint64_t marks, uint64_t probe_ms)
 {
     static const struct reply reply = {.code = 450, .class = 4};
     struct outcome_recipient r[16];
@@ -89,12 +91,20 @@ static uint64_t end(struct world *w, struct delivery *d, const char *verdicts)
                                                      : verdicts[i] == 'B' ? OUTCOME_BOUNCED
                                                                           : OUTCOME_DEFERRED,
                                           .reply = &reply};
-    struct commit_op op = {
-        .kind = COMMIT_OUTCOME,
-        .u.outcome = {.delivery = d, .recipients = r, .recipient_count = d->recipient_count}};
+    struct commit_op op = {.kind = COMMIT_OUTCOME,
+                           .u.outcome = {.delivery = d,
+                                         .recipients = r,
+                                         .recipient_count = d->recipient_count,
+                                         .stranded_at = marks,
+                                         .probe_in_ms = probe_ms}};
     schedule_plan_outcome(w->schedule, &op, WALL + w->now);
     schedule_apply_outcome(w->schedule, &op);
     return op.u.outcome.left_in_message;
+}
+
+static uint64_t end(struct world *w, struct delivery *d, const char *verdicts)
+{
+    return end_stranded(w, d, verdicts, 0, 0);
 }
 
 static void recipients_of_one_domain_share_a_delivery(void **state)
@@ -353,6 +363,88 @@ static bool stored(void *context, uint64_t id, uint32_t recipient, struct store_
     return true;
 }
 
+/* ---- stranded mail ---- */
+
+enum { MARK_A = 1 << 3 | 1 << 9, MARK_B = 1 << 3 | 1 << 20, MARK_C = 1 << 4 | 1 << 5 };
+
+static void what_is_stranded_goes_when_one_of_its_exchanges_is_back(void **state)
+{
+    (void)state;
+    struct world *w = create(64);
+    add(w, 1, TO("a@x.example"));
+    add(w, 2, TO("a@y.example"));
+    add(w, 3, TO("a@z.example"));
+    (void)run(w, 0);
+    (void)end_stranded(w, ring_pop(w->ring), "F", MARK_A | MARK_B, 0);
+    (void)end_stranded(w, ring_pop(w->ring), "F", MARK_C, 0);
+    (void)end(w, ring_pop(w->ring), "F");
+    (void)run(w, MINUTE);
+    schedule_release(w->schedule, MARK_B);
+    (void)run(w, MINUTE + 999); /* a second for the attempt that was made */
+    assert_null(ring_pop(w->ring));
+    (void)run(w, MINUTE + 1000);
+    struct delivery *d = ring_pop(w->ring);
+    assert_non_null(d);
+    assert_string_equal(d->domain->name, "x.example");
+    assert_null(ring_pop(w->ring)); /* neither stranded elsewhere nor deferred for another reason */
+    (void)end(w, d, "D");
+    schedule_release(w->schedule, MARK_B); /* nothing is left of it */
+    (void)run(w, 2 * MINUTE);
+    assert_null(ring_pop(w->ring));
+    destroy(w);
+}
+
+static void a_release_never_puts_off_and_goes_a_few_each_millisecond(void **state)
+{
+    (void)state;
+    enum { COUNT = 40 };
+    struct world *w = create(64);
+    for (uint64_t id = 1; id <= COUNT; id++)
+        add(w, id, TO("a@x.example"));
+    (void)run(w, 0);
+    for (int i = 0; i < COUNT; i++)
+        (void)end_stranded(w, ring_pop(w->ring), "F", MARK_A, i == 0 ? 500 : 0);
+    schedule_release(w->schedule, MARK_A);
+    w->pushed = 0;
+    (void)run(w, 500); /* the probe, as announced */
+    assert_int_equal(w->pushed, 1);
+    (void)run(w, 1004);
+    assert_in_range(w->pushed, 2, COUNT - 1);
+    (void)run(w, 1010);
+    assert_int_equal(w->pushed, COUNT);
+    destroy(w);
+}
+
+static void one_delivery_is_due_when_its_exchange_may_be_probed(void **state)
+{
+    (void)state;
+    struct world *w = create(64);
+    add(w, 1, TO("a@x.example"));
+    (void)run(w, 0);
+    (void)end_stranded(w, ring_pop(w->ring), "F", MARK_A, MINUTE);
+    (void)run(w, MINUTE - 1);
+    assert_null(ring_pop(w->ring));
+    (void)run(w, MINUTE);
+    (void)end_stranded(w, ring_pop(w->ring), "F", MARK_A, HOUR); /* not later than in its turn */
+    (void)run(w, 11 * MINUTE);
+    assert_non_null(ring_pop(w->ring));
+    destroy(w);
+}
+
+static void held_mail_is_not_released(void **state)
+{
+    (void)state;
+    struct world *w = create(64);
+    add(w, 1, TO("a@x.example"));
+    (void)run(w, 0);
+    (void)end_stranded(w, ring_pop(w->ring), "F", MARK_A, 0);
+    assert_int_equal(edit(w, EDIT_HOLD, 1, ""), 1);
+    schedule_release(w->schedule, MARK_A);
+    (void)run(w, HOUR);
+    assert_null(ring_pop(w->ring));
+    destroy(w);
+}
+
 static void a_restart_takes_up_where_it_stopped(void **state)
 {
     (void)state;
@@ -441,6 +533,10 @@ int main(void)
         cmocka_unit_test(an_edit_that_is_repeated_at_once_is_stored_again),
         cmocka_unit_test(a_hold_on_mail_that_is_out_takes_effect_when_it_comes_back),
         cmocka_unit_test(a_retry_is_due_at_once_and_a_bounce_is_marked),
+        cmocka_unit_test(what_is_stranded_goes_when_one_of_its_exchanges_is_back),
+        cmocka_unit_test(a_release_never_puts_off_and_goes_a_few_each_millisecond),
+        cmocka_unit_test(one_delivery_is_due_when_its_exchange_may_be_probed),
+        cmocka_unit_test(held_mail_is_not_released),
         cmocka_unit_test(a_restart_takes_up_where_it_stopped),
         cmocka_unit_test(a_wall_clock_that_jumps_moves_no_retry),
         cmocka_unit_test(a_million_recipients_take_under_300_bytes_each),

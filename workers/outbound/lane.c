@@ -4,6 +4,7 @@
 #include "workers/outbound/lane_priv.h"
 #include "workers/outbound/outbound.h"
 #include "workers/outbound/outcome.h"
+#include "workers/outbound/recovery.h"
 
 #include <stdlib.h>
 
@@ -30,14 +31,17 @@ static bool may_carry(const struct lane *l, const struct session *s)
     return s->ready && !was_asked(l, s);
 }
 
+/* Of those that are ready, the one at the best exchange. */
 static struct session *find_carrier(const struct lane *l)
 {
+    struct session *best = NULL;
     for (struct link *i = l->sessions.next; i != &l->sessions; i = i->next) {
         struct session *s = CONTAINER_OF(i, struct session, lane_link);
-        if (may_carry(l, s))
-            return s;
+        if (may_carry(l, s) &&
+            (best == NULL || s->target.exchange->preference < best->target.exchange->preference))
+            best = s;
     }
-    return NULL;
+    return best;
 }
 
 /* Is a session on its way that may still become a carrier? */
@@ -98,7 +102,7 @@ static void count_ready(struct lane *l, struct session *s, bool ready)
         destination_session_gone(l->destination);
 }
 
-static void let_go(struct lane *l, struct session *s)
+void lane_let_go(struct lane *l, struct session *s)
 {
     count_ready(l, s, false);
     if (s->flight != NULL) { /* a race it did not win: it has not sent the last byte (token) */
@@ -118,7 +122,7 @@ static void let_others_go(struct lane *l, const struct session *keep)
         struct session *s = CONTAINER_OF(i, struct session, lane_link);
         i = i->next;
         if (s != keep)
-            let_go(l, s);
+            lane_let_go(l, s);
     }
 }
 
@@ -129,7 +133,7 @@ static void let_carriers_go(struct lane *l)
         struct session *s = CONTAINER_OF(i, struct session, lane_link);
         i = i->next;
         if (s->flight != NULL)
-            let_go(l, s);
+            lane_let_go(l, s);
     }
 }
 
@@ -139,18 +143,6 @@ static void note_failure(struct lane *l, const struct reply *reply, bool refusin
     l->all_refusing &= refusing;
     if (l->failure.code == 0 || !reply_is_local(reply) || reply_is_local(&l->failure))
         l->failure = *reply;
-}
-
-static void tell_health(struct lane *l, const struct address *a, enum health_event event)
-{
-    (void)health_tell(l->worker->parts->health, a, event, l->worker->now_ms, l->worker->wall_ms,
-                      random_u64(&l->worker->random));
-}
-
-/* Where it fell silent: behind EHLO it takes more than a greeting to prove it well. */
-static enum health_event silence_of(const struct session *s)
-{
-    return s->greeted_well ? HEALTH_EVENT_SILENT_LATE : HEALTH_EVENT_SILENT;
 }
 
 /* A fresh order by what is known now. A route always has the same number of addresses, so it fits.
@@ -163,6 +155,9 @@ static void reorder(struct lane *l)
     ASSERT(l->target_count <= l->target_capacity);
     memcpy(l->targets, order, l->target_count * sizeof *order);
     l->next_target = 0;
+    l->any_unwell = false;
+    for (unsigned i = 0; i < l->target_count; i++)
+        l->any_unwell |= order[i].state != HEALTH_HEALTHY;
 }
 
 /* A due probe that somebody else holds: this address goes to the end of the line. */
@@ -192,10 +187,16 @@ static struct session *try_target(struct lane *l, const struct target *t, bool i
     lane_log_failure(l, NULL, t, "connect", &failure, "next exchange");
     note_failure(l, &failure, false);
     if (host_fault)
-        tell_health(l, &t->address, HEALTH_EVENT_DOWN);
+        recovery_tell(l->worker, t, HEALTH_EVENT_DOWN);
     else if (probe)
         health_probe_drop(l->worker->parts->health, &t->address);
     return NULL;
+}
+
+struct session *lane_try(struct lane *l, const struct target *t, bool probe)
+{
+    bool in_clear = t->tls_broken && l->worker->config->delivery.tls == CONFIG_TLS_OPPORTUNISTIC;
+    return try_target(l, t, in_clear, probe);
 }
 
 /* Starts the next address of the order. A probe never runs alone: the one behind it starts as well.
@@ -216,9 +217,7 @@ static bool start_next(struct lane *l)
         l->next_target++;
         if (l->elsewhere && address_same_ip(&t->address, &l->asked))
             continue;
-        bool in_clear =
-            t->tls_broken && l->worker->config->delivery.tls == CONFIG_TLS_OPPORTUNISTIC;
-        if (try_target(l, t, in_clear, probe) == NULL)
+        if (lane_try(l, t, probe) == NULL)
             continue;
         started = true;
         if (!probe)
@@ -256,6 +255,7 @@ void lane_open(struct worker *w, struct destination *destination, const struct r
     list_init(&l->turn_link);
     list_init(&l->idle.link);
     timer_init(&l->idle_timer, on_idle_over);
+    timer_init(&l->look_timer, recovery_on_look);
     list_push_back(&w->outbound->lanes, &l->outbound_link);
     figure_add(&w->shared.figures.lanes_open, 1);
     l->target_capacity = ROUTE_TARGETS_MAX;
@@ -282,6 +282,7 @@ static void release(struct lane *l)
     list_remove(&l->outbound_link);
     list_remove(&l->turn_link);
     timer_disarm(&l->worker->timers, &l->idle_timer);
+    timer_disarm(&l->worker->timers, &l->look_timer);
     figure_drop(&l->worker->shared.figures.lanes_open, 1);
     free(l->targets);
     free(l);
@@ -317,7 +318,7 @@ static void spent(struct lane *l)
         bool bounce = l->all_refusing && l->failure.code != 0 &&
                       l->worker->config->delivery.bounce_on_refusing;
         (void)destination_take_all(l->destination, &list);
-        outcome_of_list(l->worker, &list, &reply, !bounce);
+        outcome_of_stranded(l->worker, &list, &reply, !bounce, recovery_stranding(l));
     }
     lane_finish(l);
 }
@@ -329,7 +330,9 @@ static void flight_over(struct lane *l, struct session *last)
 {
     struct reply reply = l->failure.code != 0 ? l->failure : reply_local(LOCAL_TIMEOUT);
     flight_give_up(l->flight, &reply);
-    outcome_of_flight(l->worker, &l->flight, last);
+    bool stranded = last == NULL && !l->flight->unknown && reply_is_local(&reply);
+    outcome_of_flight(l->worker, &l->flight, last,
+                      stranded ? recovery_stranding(l) : (struct stranding){0});
     l->elsewhere = false;
     l->failure = (struct reply){0};
     struct session *keep =
@@ -385,7 +388,7 @@ static bool ask_first(struct lane *l, const struct session *ready)
             continue;
         if (l->targets[i].rank == TARGET_BACKING_OFF || !outbound_has_room(l->worker->outbound))
             return false;
-        return try_target(l, &l->targets[i], l->targets[i].tls_broken, false) != NULL;
+        return lane_try(l, &l->targets[i], false) != NULL;
     }
     return false;
 }
@@ -422,10 +425,12 @@ static void take_next(struct lane *l, struct session *s)
         return;
     }
     if (s->messages > 0 && is_worn_out(l, s)) {
-        let_go(l, s);
+        lane_let_go(l, s);
         lane_restart(l);
         return;
     }
+    if (l->any_unwell)
+        recovery_look_later(l);
     struct link list;
     list_init(&list);
     while (destination_take(l->destination, l->worker->config->delivery.recipients_per_transaction,
@@ -497,9 +502,23 @@ void lane_restart(struct lane *l)
 
 /* ---- what sessions tell ---- */
 
+/* The first word that the destination can be reached: where mail waits for more lanes than there
+ * are, as behind a time when one was enough to find out, each new session opens one more. */
+static void open_another(const struct lane *l)
+{
+    struct worker *w = l->worker;
+    if (w->outbound->draining ||
+        !destination_lane_add(l->destination, w->config->delivery.connections_per_destination))
+        return;
+    destination_reference(l->destination);
+    lane_open(w, l->destination, route_reference(l->route));
+}
+
 void lane_on_ready(struct lane *l, struct session *s)
 {
     count_ready(l, s, true);
+    if (s->messages == 0)
+        open_another(l);
     if (s->started_later && s->messages == 0)
         figure_add(&l->worker->shared.figures.races_won_by_later, 1);
     if (l->flight == NULL) {
@@ -521,7 +540,8 @@ void lane_on_patience(struct lane *l, struct session *s)
         session_fail(s, END_TLS_FAILED, &reply);
         return;
     }
-    tell_health(l, &s->target.address, silence_of(s));
+    recovery_tell(l->worker, &s->target, recovery_silence_of(s));
+    recovery_look_later(l);
     if (l->flight != NULL ? l->flight->token != NULL || !all_carriers_slow(l) : s->ready)
         return; /* somebody is on his way to the commit point, or behind it */
     struct session *spare = l->flight != NULL ? find_carrier(l) : NULL;
@@ -557,7 +577,7 @@ void lane_on_done(struct lane *l, struct session *s)
     bool committed = f->token == s;
     s->flight = NULL;
     f->carriers--;
-    tell_health(l, &s->target.address, HEALTH_EVENT_CARRIED);
+    recovery_tell(l->worker, &s->target, HEALTH_EVENT_CARRIED);
     soften_demand_for_tls(s);
     if (!committed && f->carriers > 0 && (f->token != NULL || !all_refused_for_good(s))) {
         /* Refused here before the commit point, while another session still carries it. */
@@ -581,27 +601,6 @@ void lane_on_done(struct lane *l, struct session *s)
         }
     }
     flight_over(l, s);
-}
-
-static enum health_event event_of(const struct session *s, enum session_end end)
-{
-    switch (end) {
-    case END_SILENT:
-        return silence_of(s);
-    case END_BROKEN:
-        return HEALTH_EVENT_BROKEN;
-    case END_BUSY:
-        return HEALTH_EVENT_BUSY;
-    case END_REFUSING:
-        return HEALTH_EVENT_REFUSING;
-    case END_TLS_FAILED:
-        return HEALTH_EVENT_TLS_BROKEN;
-    case END_DOWN:
-    case END_TLS_POLICY:
-    case END_LOCAL:
-        break;
-    }
-    return HEALTH_EVENT_DOWN;
 }
 
 /* A kept connection that the exchange has closed meanwhile says nothing about its health. */
@@ -639,7 +638,7 @@ void lane_on_end(struct lane *l, struct session *s, enum session_end end, const 
                      : in_clear_next ? "same exchange in clear"
                                      : "next exchange");
     if (!stale && end != END_LOCAL && end != END_TLS_POLICY)
-        tell_health(l, &s->target.address, event_of(s, end));
+        recovery_tell(l->worker, &s->target, recovery_event_of(s, end));
     note_failure(l, reply, end == END_REFUSING);
     count_ready(l, s, false);
     lose_carrier(l, s);

@@ -4,6 +4,9 @@
 
 #include "workers/outbound/lane.h"
 
+/* Parked connections of a lane to one address. One more is opened only in the place of the oldest. */
+enum { LANE_SESSIONS_PER_ADDRESS_MAX = 3 };
+
 struct lane {
     struct link outbound_link; /* on outbound->lanes */
     struct link turn_link;     /* on outbound->idle_lanes or ->lanes_waiting, or neither */
@@ -18,12 +21,20 @@ struct lane {
     struct address asked;
     struct reply failure; /* what a later "all addresses spent" reports; code 0 = none */
     bool all_refusing;    /* every failure so far was a 5xx greeting */
+    bool any_unwell;      /* one of the addresses was, when the order was made */
     bool idling;          /* registered at the destination, or called but not yet reached */
     bool abandoned;       /* the worker stops; only a call on its way keeps the memory */
     struct idle_lane idle;
     struct timer idle_timer;
+    struct timer look_timer; /* when to look at an unwell address again (recovery.h) */
     struct mail call;
 };
+
+/* Connects to one address, as its probe or not; NULL where that failed at once, which is noted. */
+struct session *lane_try(struct lane *l, const struct target *t, bool probe);
+
+/* The lane goes on without this session, which carries nothing or has lost a race. */
+void lane_let_go(struct lane *l, struct session *s);
 
 /* Its first try, after waiting for room. */
 void lane_resume(struct lane *l);

@@ -3,6 +3,7 @@
 #include "core/base/assert.h"
 #include "workers/outbound/lane_priv.h"
 #include "workers/outbound/outcome.h"
+#include "workers/outbound/recovery.h"
 
 #include <stdlib.h>
 
@@ -90,6 +91,8 @@ static void queue_by_route(struct outbound *o, struct delivery *d, const struct 
     case DESTINATION_ENOUGH:
         break;
     case DESTINATION_OPEN_LANE:
+        if (recovery_is_needed(w, route) && destination_lane_decline(destination))
+            break; /* another lane is finding out whether anybody is there */
         destination_reference(destination);
         lane_open(w, destination, route_reference(route));
         break;
@@ -273,6 +276,12 @@ void outbound_drain(struct outbound *o)
         struct lane *lane = CONTAINER_OF(l, struct lane, outbound_link);
         l = l->next;
         lane_drain(lane);
+    }
+    for (struct link *l = o->leaving.next; l != &o->leaving;) {
+        struct session *s = CONTAINER_OF(l, struct session, lane_link);
+        l = l->next;
+        if (!s->closing) /* a probe without mail */
+            session_drop(s);
     }
 }
 

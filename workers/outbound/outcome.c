@@ -356,7 +356,14 @@ static struct outcome *must_create(struct worker *w, struct delivery *d)
     return o;
 }
 
-void outcome_of_flight(struct worker *w, struct flight **flight, const struct session *s)
+static void strand(struct outcome *o, struct stranding stranding)
+{
+    o->op.u.outcome.stranded_at = stranding.at;
+    o->op.u.outcome.probe_in_ms = stranding.probe_in_ms;
+}
+
+void outcome_of_flight(struct worker *w, struct flight **flight, const struct session *s,
+                       struct stranding stranding)
 {
     struct flight *f = *flight;
     ASSERT(f->carriers == 0);
@@ -375,6 +382,7 @@ void outcome_of_flight(struct worker *w, struct flight **flight, const struct se
         o->op.u.outcome.has_try_first = f->unknown;
         o->op.u.outcome.try_first = f->unknown_at;
         name_exchange(o, s);
+        strand(o, stranding);
         struct results results = {
             .delivery = d,
             .envelope = &f->envelope,
@@ -393,7 +401,7 @@ void outcome_of_flight(struct worker *w, struct flight **flight, const struct se
 /* The same reply for all of a flight's recipients: used for deliveries that never got to a session.
  */
 static void outcome_of_one(struct worker *w, struct delivery *d, const struct reply *reply,
-                           bool defer_anyway)
+                           bool defer_anyway, struct stranding stranding)
 {
     struct link single;
     bool damaged = false;
@@ -401,6 +409,7 @@ static void outcome_of_one(struct worker *w, struct delivery *d, const struct re
     list_push_back(&single, &d->shared.queue_link);
     struct flight *f = flight_create(&single, w->reader, w->now_ms, &damaged);
     struct outcome *o = must_create(w, d);
+    strand(o, stranding);
     const uint32_t *indexes = delivery_recipients(d);
     struct envelope_recipient *recipients = calloc(d->recipient_count, sizeof *recipients);
     ASSERT(recipients != NULL);
@@ -427,11 +436,18 @@ static void outcome_of_one(struct worker *w, struct delivery *d, const struct re
         flight_destroy(&f);
 }
 
+void outcome_of_stranded(struct worker *w, struct link *list, const struct reply *reply,
+                         bool defer_anyway, struct stranding stranding)
+{
+    for (struct link *l; (l = list_pop_front(list)) != NULL; stranding.probe_in_ms = 0)
+        outcome_of_one(w, CONTAINER_OF(l, struct delivery, shared.queue_link), reply, defer_anyway,
+                       stranding);
+}
+
 void outcome_of_list(struct worker *w, struct link *list, const struct reply *reply,
                      bool defer_anyway)
 {
-    for (struct link *l; (l = list_pop_front(list)) != NULL;)
-        outcome_of_one(w, CONTAINER_OF(l, struct delivery, shared.queue_link), reply, defer_anyway);
+    outcome_of_stranded(w, list, reply, defer_anyway, (struct stranding){0});
 }
 
 /* The age limit's bounce names what the last attempt said, which is what the sender needs. */
@@ -455,5 +471,5 @@ void outcome_of_marked(struct worker *w, struct delivery *d)
 {
     struct reply reply =
         d->flags & DELIVERY_OPERATOR_BOUNCE ? reply_local(LOCAL_OPERATOR_BOUNCE) : expired(w, d);
-    outcome_of_one(w, d, &reply, false);
+    outcome_of_one(w, d, &reply, false, (struct stranding){0});
 }

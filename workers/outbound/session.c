@@ -4,6 +4,7 @@
 #include "workers/outbound/lane.h"
 #include "workers/outbound/observer.h"
 #include "workers/outbound/outbound.h"
+#include "workers/outbound/recovery.h"
 
 #include <stdlib.h>
 
@@ -207,6 +208,8 @@ void session_fail(struct session *s, enum session_end why, const struct reply *r
     close_now(s);
     if (lane != NULL)
         lane_on_end(lane, s, why, reply);
+    else if (why != END_LOCAL && why != END_TLS_POLICY)
+        recovery_tell(s->worker, &s->target, recovery_event_of(s, why));
 }
 
 static void end_by_net(struct session *s, enum net_status status)
@@ -228,9 +231,20 @@ void session_drop(struct session *s)
     close_now(s);
 }
 
+/* A probe has begun to find out, and nobody else does meanwhile: it goes on by itself until it
+ * knows. */
+static bool has_yet_to_find_out(const struct session *s)
+{
+    return s->probe && !s->greeted_well && !s->slow && !s->worker->outbound->draining;
+}
+
 void session_quit(struct session *s)
 {
     leave_lane(s);
+    if (has_yet_to_find_out(s)) {
+        list_push_back(&s->worker->outbound->leaving, &s->lane_link);
+        return;
+    }
     bool can_quit = s->stage == SESSION_TALKING && s->ready;
     s->ready = false;
     if (!can_quit) {
@@ -332,8 +346,14 @@ static void on_patience(struct timer *timer, void *owner)
     tell(s, (struct observed){.kind = OBSERVED_SLOW,
                               .bytes = slice_str(session_phase_name(s)),
                               .amount = s->worker->now_ms - s->phase_began_ms});
-    if (s->lane != NULL)
+    if (s->lane != NULL) {
         lane_on_patience(s->lane, s);
+        return;
+    }
+    bool handshake = s->stage == SESSION_TLS;
+    recovery_tell(s->worker, &s->target,
+                  handshake ? HEALTH_EVENT_TLS_BROKEN : recovery_silence_of(s));
+    close_now(s);
 }
 
 /* ---- transactions ---- */
@@ -414,10 +434,12 @@ static void on_machine_ready(struct session *s)
     tell(s, (struct observed){.kind = OBSERVED_READY});
     if (!s->greeted_well) {
         s->greeted_well = true;
-        (void)health_tell(s->worker->parts->health, &s->target.address, HEALTH_EVENT_SUCCESS,
-                          s->worker->now_ms, s->worker->wall_ms, 0);
+        recovery_tell(s->worker, &s->target, HEALTH_EVENT_SUCCESS);
     }
-    lane_on_ready(s->lane, s);
+    if (s->lane != NULL)
+        lane_on_ready(s->lane, s);
+    else
+        session_quit(s); /* a probe that had no mail left to carry */
 }
 
 static enum session_end end_of(enum smtp_client_trouble trouble)
