@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -174,6 +175,12 @@ enum net_status net_writev(int fd, const struct iovec *parts, int count, size_t 
         if (errno != EINTR)
             return status_of(errno);
     }
+}
+
+bool net_has_room(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLOUT}; /* asking is also what orders the next edge */
+    return poll(&p, 1, 0) != 0;
 }
 
 void net_close(int fd)

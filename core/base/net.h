@@ -42,6 +42,10 @@ enum net_status net_connect_result(int fd);
 enum net_status net_read(int fd, void *buffer, size_t size, size_t *len_out);
 enum net_status net_writev(int fd, const struct iovec *parts, int count, size_t *len_out);
 
+/* Has the kernel room for a good deal more (a third of its buffer)? Where not, the poller says
+ * writable as soon as it has. */
+bool net_has_room(int fd);
+
 /* Closes a descriptor; an error cannot be helped. */
 void net_close(int fd);
 

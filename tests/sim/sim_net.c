@@ -344,6 +344,14 @@ static void on_heard(void *context, uint64_t unused)
     free(p);
 }
 
+bool net_has_room(int fd)
+{
+    struct sim_conn *c = conn_of(fd);
+    ASSERT(c != NULL && !c->closed);
+    c->blocked = SIM_WINDOW_BYTES - c->in_flight < SIM_WINDOW_BYTES / 3;
+    return !c->blocked;
+}
+
 enum net_status net_writev(int fd, const struct iovec *parts, int count, size_t *len_out)
 {
     struct sim_conn *c = conn_of(fd);

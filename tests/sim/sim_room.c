@@ -2,15 +2,29 @@
 
 enum { MESSAGES = 20, CONTENT_BYTES = 400 };
 
+/* Never takes anything now, so that the other exchange is asked. */
+static const struct sim_fault decoy = {.kind = FAULT_REPLY,
+                                       .phase = SIM_RCPT,
+                                       .reply = "451 4.3.0 Try again later",
+                                       .percent = 100,
+                                       .after_said = -1,
+                                       .after_heard = -1};
+
 /* A burst for well exchanges over fewer connections than lanes, each of which is worn out soon: whoever
  * has to wait for room waits, and nothing is put off for want of it. */
-static void run(unsigned sessions_max, unsigned messages_per_connection, struct sim_tally *tally)
+static void run(unsigned sessions_max, unsigned messages_per_connection, bool decoys,
+                struct sim_tally *tally)
 {
     struct sim_world *w = sim_world_create(tally->worlds);
     struct sim_domain *domains[2];
     for (int i = 0; i < 2; i++) {
         domains[i] = sim_world_domain(w);
-        sim_domain_add(domains[i], sim_world_host(w), 10);
+        struct sim_host *first = sim_world_host(w);
+        sim_domain_add(domains[i], first, 10);
+        if (decoys) {
+            first->fault = decoy;
+            sim_domain_add(domains[i], sim_world_host(w), 20);
+        }
     }
     w->sessions_max = sessions_max;
     w->config->delivery.messages_per_connection = messages_per_connection;
@@ -30,5 +44,6 @@ void sim_run_room(struct sim_tally *tally)
 {
     for (unsigned sessions = 1; sessions <= 4; sessions++)
         for (unsigned messages = 1; messages <= 4; messages++)
-            run(sessions, messages, tally);
+            for (int decoys = 0; decoys < 2; decoys++)
+                run(sessions, messages, decoys == 1, tally);
 }

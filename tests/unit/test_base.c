@@ -3,6 +3,7 @@
 #include "core/base/clock.h"
 #include "core/base/list.h"
 #include "core/base/mailbox.h"
+#include "core/base/net.h"
 #include "core/base/random.h"
 #include "core/base/ring.h"
 #include "core/reply.h"
@@ -321,6 +322,39 @@ static void a_full_ring_says_so(void **state)
     ring_destroy(&ring);
 }
 
+/* ---- net ---- */
+
+static void room_in_the_kernel_ends_where_a_peer_does_not_read_and_comes_back(void **state)
+{
+    (void)state;
+    struct address here;
+    struct error error = {0};
+    assert_true(address_parse_ip(slice_str("127.0.0.1"), &here));
+    here.port = 0;
+    int listener = net_listen(&here, &error), fd = -1, peer = -1;
+    assert_true(listener >= 0 && net_local_address(listener, &here));
+    enum net_status status = net_connect(&here, NULL, &fd);
+    assert_true(status == NET_OK || status == NET_AGAIN);
+    assert_int_equal(net_accept(listener, &peer, &here), NET_OK);
+    assert_true(net_has_room(fd));
+    static char block[65536];
+    struct iovec part = {.iov_base = block, .iov_len = sizeof block};
+    size_t written = 0, all = 0;
+    while (net_writev(fd, &part, 1, &written) == NET_OK)
+        all += written;
+    assert_false(net_has_room(fd));
+    struct pollfd in = {.fd = peer, .events = POLLIN}, out = {.fd = fd, .events = POLLOUT};
+    for (size_t taken = 0, n; taken < all; taken += n) {
+        assert_int_equal(poll(&in, 1, 10000), 1);
+        assert_int_equal(net_read(peer, block, sizeof block, &n), NET_OK);
+    }
+    assert_int_equal(poll(&out, 1, 10000), 1);
+    assert_true(net_has_room(fd));
+    net_close(peer);
+    net_close(fd);
+    net_close(listener);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -338,6 +372,7 @@ int main(void)
         cmocka_unit_test(mail_from_each_sender_arrives_once_and_in_order),
         cmocka_unit_test(the_ring_gives_each_job_to_one_taker),
         cmocka_unit_test(a_full_ring_says_so),
+        cmocka_unit_test(room_in_the_kernel_ends_where_a_peer_does_not_read_and_comes_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

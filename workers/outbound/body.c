@@ -77,6 +77,13 @@ static bool end_fits(const struct gathered *g, const struct body *b, const struc
     return len <= conn_write_max(conn);
 }
 
+/* A TLS record that is half with the kernel goes out whole, sooner or later, so the token stays with
+ * it. The last one is not begun where a peer that has stopped reading could halt it. */
+static bool end_may_go(const struct body *b, const struct conn *conn)
+{
+    return conn->ssl == NULL || b->sent == 0 || net_has_room(conn->fd);
+}
+
 /* One round: what can be written at once. The reader's snapshot is open. */
 static enum body_status send_some(struct body *b, struct conn *conn, struct store_reader *reader,
                                   bool (*take_token)(void *context), void *context)
@@ -94,6 +101,11 @@ static enum body_status send_some(struct body *b, struct conn *conn, struct stor
         chunk_len = chunk.len;
     }
     if (all && end_fits(&g, b, conn)) {
+        if (!b->committed && !end_may_go(b, conn)) {
+            conn->writable = false;
+            b->net = NET_AGAIN;
+            return BODY_AGAIN;
+        }
         if (!b->committed)
             b->committed = take_token(context);
         g.has_tail = b->committed;
@@ -105,8 +117,6 @@ static enum body_status send_some(struct body *b, struct conn *conn, struct stor
     size_t len = 0;
     b->net = conn_writev(conn, g.parts, g.count, &len);
     account(b, &g, len);
-    /* A TLS record that the kernel has not taken whole yet will go out as it was made, and only as
-     * a whole can the peer read it. */
     bool on_its_way = b->net == NET_AGAIN && conn->ssl != NULL;
     if (b->tail_sent < TAIL_BYTES && !on_its_way)
         b->committed = false;

@@ -594,11 +594,15 @@ void lane_on_done(struct lane *l, struct session *s)
     if (flight_try_elsewhere(f)) {
         l->elsewhere = true;
         l->asked = s->target.address;
-        if (is_awaited(l) || start_next(l)) {
+        bool to_come = is_awaited(l) || start_next(l);
+        bool in_line = !to_come && wait_for_room(l);
+        if (to_come || in_line)
             lane_log_failure(l, s, &s->target, "transaction", &s->transaction.replies[0],
                              "one other exchange");
+        if (in_line)
+            lane_let_go(l, s); /* it may be what takes the room */
+        if (to_come || in_line)
             return;
-        }
     }
     flight_over(l, s);
 }
