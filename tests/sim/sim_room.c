@@ -5,7 +5,7 @@ enum { MESSAGES = 20, CONTENT_BYTES = 400 };
 /* Never takes anything now, so that the other exchange is asked. */
 static const struct sim_fault decoy = {.kind = FAULT_REPLY,
                                        .phase = SIM_RCPT,
-                                       .reply = "451 4.3.0 Try again later",
+                                       .reply = "451 4.3.0 Try again later\r\n",
                                        .percent = 100,
                                        .after_said = -1,
                                        .after_heard = -1};
