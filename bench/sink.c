@@ -73,7 +73,7 @@ enum stage { COMMANDS, HEADER, BODY };
 
 /* One connection, at the place of its descriptor in the table. */
 struct connection {
-    struct prefix *prefix;
+    unsigned prefix; /* its index */
     bool hung;
     enum stage stage;
     uint64_t id; /* of the message under way, hashed */
@@ -219,7 +219,7 @@ static struct prefix *prefix_of(uint32_t address)
 
 static void count_open(struct connection *c)
 {
-    struct prefix *p = c->prefix;
+    struct prefix *p = &prefixes[c->prefix];
     p->connections++;
     if (++p->open > p->open_max)
         p->open_max = p->open;
@@ -257,8 +257,8 @@ static void accept_more(bool on)
 
 static void close_connection(struct connection *c)
 {
-    c->prefix->open--;
-    c->prefix->hung_open -= c->hung;
+    prefixes[c->prefix].open--;
+    prefixes[c->prefix].hung_open -= c->hung;
     free(c->carry);
     (void)close(descriptor_of(c));
     accept_more(true);
@@ -276,7 +276,8 @@ static void say(const char *text)
 /* Sends what was said. Replies are a few bytes: a client that does not take them is given up. */
 static bool flush(struct connection *c)
 {
-    bool well = reply_len == 0 || send(descriptor_of(c), reply, reply_len, MSG_NOSIGNAL) == (ssize_t)reply_len;
+    bool well = reply_len == 0 ||
+                send(descriptor_of(c), reply, reply_len, MSG_NOSIGNAL) == (ssize_t)reply_len;
     reply_len = 0;
     return well;
 }
@@ -289,7 +290,7 @@ static void open_connection(int fd)
         die("a connection without an address");
     struct prefix *p = prefix_of(ntohl(to.sin_addr.s_addr));
     struct connection *c = &connections[fd];
-    *c = (struct connection){.prefix = p, .hung = p->hung};
+    *c = (struct connection){.prefix = (unsigned)(p - prefixes), .hung = p->hung};
     count_open(c);
     watch(fd);
     if (c->hung)
@@ -368,7 +369,7 @@ static void read_id(struct connection *c, const char *header, size_t len)
 static void on_message(struct connection *c)
 {
     double now = now_s();
-    struct prefix *p = c->prefix;
+    struct prefix *p = &prefixes[c->prefix];
     p->messages++;
     if (p->first_message_s <= 0)
         p->first_message_s = now;
