@@ -56,7 +56,7 @@ UNIT_BINARIES := $(UNITS:tests/unit/%.c=$(BUILD)/tests/%)
 FUZZERS  := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 
 .PHONY: all help deps-build deps-demo deps-check deps-tidy build demo check quick asan tsan unit sim fuzz fuzz-binaries tidy \
-        format bench install clean
+        format bench bench-tools install clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -153,8 +153,16 @@ tidy: deps-tidy ## static analysis: clang-tidy, include arrows, documented heade
 format: ## lay out all C files by .clang-format
 	clang-format -i $$(git ls-files '*.[ch]')
 
-bench: all ## measure against Postfix on this machine (see bench/README.md)
+bench: all bench-tools ## measure against Postfix on this machine (see bench/README.md)
 	@bench/run
+
+BENCH_TOOLS := $(patsubst bench/%.c,$(BUILD)/bench/%,$(sort $(wildcard bench/*.c)))
+
+bench-tools: $(BENCH_TOOLS) ## build what bench/scale measures with
+
+$(BENCH_TOOLS): %: %.o
+	@echo "  LINK  $@"
+	@$(CC) $(CFLAGS) $(LINK) -o $@ $^
 
 # ---- installing ----
 
@@ -173,4 +181,4 @@ install: all ## install under $(DESTDIR)$(PREFIX): binary, man page, example con
 clean: ## remove what was built
 	rm -rf build onward
 
--include $(OBJECTS:.o=.d) $(wildcard $(BUILD)/tests/*/*.d)
+-include $(OBJECTS:.o=.d) $(wildcard $(BUILD)/tests/*/*.d $(BUILD)/bench/*.d)

@@ -35,6 +35,7 @@ def maildir_contents(folder: pathlib.Path) -> list[bytes]:
 class Postfix:
     """A Postfix with a configuration directory of its own; mail for ORIGIN's domains goes to a maildir."""
 
+    FRONT = "{address}:{port} inet n - n - - smtpd"
     SERVICES = """
 cleanup   unix  n  -  n  -  0  cleanup
 qmgr      unix  n  -  n  300 1 qmgr
@@ -67,7 +68,7 @@ postlog   unix-dgram n - n - 1  postlogd
         shutil.chown(self.mail, MAIL_USER, MAIL_USER)
         shutil.chown(folder / "data", "postfix")
         (self.config / "main.cf").write_text(self._main_cf(domain, settings))
-        (self.config / "master.cf").write_text(f"{address}:{port} inet n - n - - smtpd\n{self.SERVICES}")
+        (self.config / "master.cf").write_text(self.FRONT.format(address=address, port=port) + self.SERVICES)
         self.process = Process([tool("postfix"), "-c", self.config, "start-fg"], folder, "postfix")
         wait_until(self._serves, "Postfix to listen")
 
@@ -98,6 +99,15 @@ postlog   unix-dgram n - n - 1  postlogd
     def stop(self) -> None:
         subprocess.run([tool("postfix"), "-c", str(self.config), "stop"], capture_output=True, timeout=30, check=False)
         self.process.stop()
+
+
+class Postscreen(Postfix):
+    """The same behind postscreen, which greets newcomers with half a greeting and watches whether they wait for the rest."""
+
+    FRONT = """{address}:{port} inet n - n - 1 postscreen
+smtpd     pass  -  -  n  -  -  smtpd
+dnsblog   unix  -  -  n  -  0  dnsblog
+tlsproxy  unix  -  -  n  -  0  tlsproxy"""
 
 
 def exim_tree() -> pathlib.Path:

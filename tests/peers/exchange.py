@@ -19,7 +19,7 @@ A behaviour is a list of words joined by ";":
         silent                  says nothing [for ARGUMENT seconds, then closes]
         delay                   answers after ARGUMENT seconds
         trickle                 an endless reply, a byte every ARGUMENT (1) seconds
-        stutter                 the right reply, a byte every ARGUMENT (0.05) seconds
+        stutter                 the right reply, a byte every ARGUMENT (0.05) seconds; "1,10": so for the first ten
         garbage                 bytes that are not SMTP
         flood                   an endless multi-line reply, as fast as it goes
         close, reset            ends the connection in place of the reply
@@ -300,9 +300,7 @@ class Session:
             case "trickle":
                 await self.trickle(wire[:3] + b"-" + b"x" * 400 + b"\r\n", fault.seconds(1))
             case "stutter":
-                for at in range(len(wire)):
-                    await self.send(wire[at:at + 1])
-                    await asyncio.sleep(fault.seconds(0.05))
+                await self.stutter(wire, fault.argument or "0.05")
                 return True
             case "garbage":
                 await self.send(b"\x16\x03\x01\x00\xffSSH-2.0-exchange\r\n\x00\xfe" * 4)
@@ -327,6 +325,14 @@ class Session:
             case _:
                 raise Gone(f"{fault.kind} does not fit {fault.phase}")
         raise Gone("the fault is over")
+
+    async def stutter(self, wire: bytes, argument: str) -> None:
+        pause, _, count = argument.partition(",")
+        slow = int(count) if count else len(wire)
+        for at in range(len(wire[:slow])):
+            await self.send(wire[at:at + 1])
+            await asyncio.sleep(float(pause))
+        await self.send(wire[slow:])
 
     async def trickle(self, wire: bytes, pause: float) -> None:
         while True:
