@@ -160,9 +160,9 @@ BENCH_TOOLS := $(patsubst bench/%.c,$(BUILD)/bench/%,$(sort $(wildcard bench/*.c
 
 bench-tools: $(BENCH_TOOLS) ## build what bench/scale measures with
 
-$(BENCH_TOOLS): %: %.o
+$(BENCH_TOOLS): %: %.o $(BUILD)/modules.a
 	@echo "  LINK  $@"
-	@$(CC) $(CFLAGS) $(LINK) -o $@ $^
+	@$(CC) $(CFLAGS) $(LINK) -o $@ $^ -Wl,--as-needed $(LIBS)
 
 # ---- installing ----
 
