@@ -166,17 +166,23 @@ $(BENCH_TOOLS): %: %.o $(BUILD)/modules.a
 
 # ---- installing ----
 
-install: all ## install under $(DESTDIR)$(PREFIX): binary, man page, example configuration, unit
+UNIT_DIR ?= $(PREFIX)/lib/systemd/system
+
+build/onward.yaml.5: workers/packaging/onward.yaml.5.awk core/config/onward.yaml
+	@mkdir -p $(@D)
+	awk -v version=$(VERSION) -f $^ > $@
+
+install: all build/onward.yaml.5 ## install under $(DESTDIR)$(PREFIX): binary, manual, configuration, unit, completion
 	install -D -m 0755 onward $(DESTDIR)$(PREFIX)/sbin/onward
 	install -D -m 0644 workers/packaging/onward.8 $(DESTDIR)$(PREFIX)/share/man/man8/onward.8
+	install -D -m 0644 build/onward.yaml.5 $(DESTDIR)$(PREFIX)/share/man/man5/onward.yaml.5
 	install -D -m 0644 core/config/onward.yaml $(DESTDIR)$(PREFIX)/share/doc/onward/onward.yaml
-	install -d $(DESTDIR)/etc/onward
+	install -D -m 0644 workers/packaging/onward.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/onward
+	install -d $(DESTDIR)/etc/onward $(DESTDIR)$(UNIT_DIR)
 	test -e $(DESTDIR)/etc/onward/onward.yaml || \
 	    install -m 0644 core/config/onward.yaml $(DESTDIR)/etc/onward/onward.yaml
-	install -d $(DESTDIR)/lib/systemd/system
-	sed 's|@PREFIX@|$(PREFIX)|g' workers/packaging/onward.service \
-	    > $(DESTDIR)/lib/systemd/system/onward.service
-	install -D -m 0644 workers/packaging/onward.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/onward
+	sed 's|@PREFIX@|$(PREFIX)|g' workers/packaging/onward.service > $(DESTDIR)$(UNIT_DIR)/onward.service
+	chmod 0644 $(DESTDIR)$(UNIT_DIR)/onward.service
 
 clean: ## remove what was built
 	rm -rf build onward
