@@ -41,7 +41,9 @@ struct smtp_server {
     struct buf line;       /* a command line that arrived in parts */
     uint64_t line_dropped; /* bytes of a line that is too long; 0 = it is not */
     bool esmtp;
-    bool room;
+    const struct smtp_refusal *closed; /* no new mail, and why; NULL: it is taken */
+    unsigned closed_count;             /* refusals for it, not told yet */
+    bool mail_refused; /* for `closed`: what was pipelined behind it is no mistake */
     unsigned bad_commands;
     char helo[HELO_MAX + 1];
 
@@ -123,6 +125,21 @@ static void reply_bad(struct smtp_server *s, unsigned code, const char *enhanced
     reply(s, code, enhanced, text);
 }
 
+static void reply_closed(struct smtp_server *s)
+{
+    s->closed_count++;
+    reply(s, s->closed->code, s->closed->enhanced, s->closed->text);
+}
+
+/* MAIL, or MAIL and RCPT, must come first. */
+static void reply_sequence(struct smtp_server *s, const char *text)
+{
+    if (s->mail_refused)
+        reply(s, 503, "5.5.1", text);
+    else
+        reply_bad(s, 503, "5.5.1", text);
+}
+
 void smtp_server_hang_up(struct smtp_server *s, unsigned code, const char *enhanced,
                          const char *text)
 {
@@ -179,8 +196,9 @@ static void on_mail(struct smtp_server *s, const struct smtp_command *c)
                                            : "A transaction is under way already");
         return;
     }
-    if (!s->room) {
-        reply(s, 452, "4.3.1", "No room in the spool now, try again later");
+    s->mail_refused = s->closed != NULL;
+    if (s->mail_refused) {
+        reply_closed(s);
         return;
     }
     if (c->size > s->options->message_bytes_max) {
@@ -208,7 +226,7 @@ static void on_rcpt(struct smtp_server *s, const struct smtp_command *c)
 {
     char domain[256];
     if (s->state != SERVER_MAIL && s->state != SERVER_RCPT) {
-        reply_bad(s, 503, "5.5.1", "Say MAIL first");
+        reply_sequence(s, "Say MAIL first");
         return;
     }
     if (s->envelope.recipient_count >= s->options->recipients_max) {
@@ -254,12 +272,12 @@ static enum smtp_server_event on_data(struct smtp_server *s)
         return SERVER_MORE;
     }
     if (s->state != SERVER_RCPT) {
-        reply_bad(s, 503, "5.5.1",
-                  s->state == SERVER_MAIL ? "No valid recipients" : "Say MAIL and RCPT first");
+        reply_sequence(s,
+                       s->state == SERVER_MAIL ? "No valid recipients" : "Say MAIL and RCPT first");
         return SERVER_MORE;
     }
-    if (!s->room) {
-        reply(s, 452, "4.3.1", "No room in the spool now, try again later");
+    if (s->closed != NULL) {
+        reply_closed(s);
         return SERVER_MORE;
     }
     begin_content(s, SMTP_CONTENT_DATA);
@@ -276,7 +294,7 @@ static enum smtp_server_event on_bdat(struct smtp_server *s, const struct smtp_c
     s->chunk_left = c->size;
     s->chunk_last = c->last;
     s->chunk_refused = !first && s->state != SERVER_BDAT;
-    if (first && !s->room) {
+    if (first && s->closed != NULL) {
         s->chunk_refused = true;
         first = false;
     }
@@ -372,10 +390,10 @@ static enum smtp_server_event drop_chunk(struct smtp_server *s, struct slice inp
     if (s->chunk_left > 0)
         return SERVER_MORE;
     s->chunk_refused = false;
-    if (s->state == SERVER_RCPT && !s->room)
-        reply(s, 452, "4.3.1", "No room in the spool now, try again later");
+    if (s->state == SERVER_RCPT && s->closed != NULL)
+        reply_closed(s);
     else
-        reply_bad(s, 503, "5.5.1", "Say MAIL and RCPT first");
+        reply_sequence(s, "Say MAIL and RCPT first");
     return SERVER_MORE;
 }
 
@@ -548,7 +566,6 @@ struct smtp_server *smtp_server_create(const struct smtp_server_options *options
     s->options = options;
     s->out = out;
     s->content = content;
-    s->room = true;
     buf_init(&s->line, options->command_bytes_max);
     arena_init(&s->arena);
     clear_transaction(s);
@@ -625,9 +642,16 @@ enum smtp_server_event smtp_server_feed(struct smtp_server *s, struct slice inpu
     }
 }
 
-void smtp_server_set_room(struct smtp_server *s, bool room)
+void smtp_server_set_closed(struct smtp_server *s, const struct smtp_refusal *why)
 {
-    s->room = room;
+    s->closed = why;
+}
+
+unsigned smtp_server_take_closed_count(struct smtp_server *s)
+{
+    unsigned count = s->closed_count;
+    s->closed_count = 0;
+    return count;
 }
 
 void smtp_server_set_trace(struct smtp_server *s, struct slice date_line,

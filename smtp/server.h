@@ -24,6 +24,7 @@
 #include "core/spool/envelope.h"
 
 struct smtp_server;
+struct smtp_refusal;
 
 /* Shared by all connections; must outlive them. */
 struct smtp_server_options {
@@ -67,9 +68,12 @@ void smtp_server_hang_up(struct smtp_server *s, unsigned code, const char *enhan
 enum smtp_server_event smtp_server_feed(struct smtp_server *s, struct slice input,
                                         size_t *used_out);
 
-/* True while MAIL, DATA and such must be refused for want of room (452 4.3.1); the driver sets it
- * before a feed. */
-void smtp_server_set_room(struct smtp_server *s, bool room);
+/* While no new mail is taken, MAIL, DATA and such are refused with `why` (borrowed; a 4yz); NULL
+ * while it is. The driver sets it before a feed. */
+void smtp_server_set_closed(struct smtp_server *s, const struct smtp_refusal *why);
+
+/* How often it was refused for that since this was asked last. */
+unsigned smtp_server_take_closed_count(struct smtp_server *s);
 
 /* After SERVER_BEGIN: refuse this content with the reply (452, 451...): what comes is read and
  * dropped. */

@@ -2,6 +2,7 @@
 
 #include "core/base/assert.h"
 #include "core/base/clock.h"
+#include "core/base/memory.h"
 #include "core/base/net.h"
 #include "workers/inbound/client_counts.h"
 
@@ -42,6 +43,7 @@ static void on_spool_failed(void *context, const char *what)
                   "got its 250 is in the spool: mend the disk and start again\n",
                   what);
     log_note(e->parts.log, "fatal", what);
+    intake_fail(e->parts.intake);
     atomic_store(&e->failed, true);
     uint64_t one = 1;
     if (e->failed_fd >= 0)
@@ -118,6 +120,20 @@ struct schedule_policy engine_policy(const struct config *c)
                                     .retry_max_ms = c->retry.max_ms,
                                     .age_limit_ms = c->retry.age_limit_ms,
                                     .jitter_percent = 10};
+}
+
+/* What the kernel kills for has shares that we do not count: sockets' buffers, page tables, and the
+ * spool's pages until they are written. */
+static uint64_t memory_limit(const struct config *c)
+{
+    return c->memory.max > 0 ? c->memory.max : memory_group_limit() / 10 * 8;
+}
+
+struct intake_limits engine_intake_limits(const struct config *c)
+{
+    return (struct intake_limits){.memory_bytes = memory_limit(c),
+                                  .messages = c->spool.messages_max,
+                                  .recipients = c->spool.recipients_max};
 }
 
 static bool start_committer(struct engine *e, struct error *error)
@@ -212,16 +228,18 @@ static bool create_tables(struct engine *e, struct error *error)
                                     .tls_broken_ms = c->health.tls_broken_ms,
                                     .patience_min_ms = c->delivery.patience_min_ms,
                                     .patience_max_ms = c->delivery.patience_max_ms};
+    struct intake_limits limits = engine_intake_limits(c);
     e->parts.health = health_create(&health);
     e->parts.destinations = destination_table_create();
     e->parts.jobs = ring_create(c->workers.job_ring_slots);
     e->parts.shared->clients = client_counts_create();
+    e->parts.intake = intake_create(&limits);
     e->workers = calloc(c->workers.threads, sizeof *e->workers);
     e->parts.workers = e->workers;
     e->parts.worker_count = c->workers.threads;
     e->parts.sessions_max = sessions_per_worker(c);
     if (e->parts.health == NULL || e->parts.destinations == NULL || e->parts.jobs == NULL ||
-        e->parts.shared->clients == NULL || e->workers == NULL) {
+        e->parts.shared->clients == NULL || e->parts.intake == NULL || e->workers == NULL) {
         error_set(error, "out of memory for the shared tables");
         return false;
     }
@@ -255,6 +273,7 @@ static int start(struct engine *e, bool listen, struct error *error)
         return EX_CONFIG;
     if (!start_committer(e, error))
         return EX_TEMPFAIL;
+    intake_open(e->parts.intake, e->parts.store, e->parts.committer);
     return start_workers(e, error) ? 0 : EX_OSERR;
 }
 
@@ -274,7 +293,7 @@ int engine_start(struct engine *e, const struct config *config, struct log *log,
 
 void engine_drain(struct engine *e)
 {
-    atomic_store(&e->parts.shared->draining, true);
+    intake_drain(e->parts.intake);
     for (unsigned i = 0; i < e->workers_started; i++)
         (void)worker_drain(&e->workers[i]);
 }
@@ -312,6 +331,8 @@ void engine_stop(struct engine *e)
         return;
     for (unsigned i = 0; i < e->workers_started; i++)
         worker_stop(&e->workers[i]);
+    if (e->parts.intake != NULL)
+        intake_close(e->parts.intake);
     if (e->parts.resolver != NULL)
         resolver_stop(&e->parts.resolver);
     if (e->parts.committer != NULL)
@@ -330,6 +351,7 @@ void engine_stop(struct engine *e)
     destination_table_destroy(&e->parts.destinations);
     health_destroy(&e->parts.health);
     client_counts_destroy(&e->parts.shared->clients);
+    intake_destroy(&e->parts.intake);
     ring_destroy(&e->parts.jobs);
     tls_destroy(&e->parts.tls);
     free(e->workers);

@@ -2,13 +2,14 @@
  * `onward serve` puts signals, control socket and reloads around it (relay.h); `onward trace` runs
  * one of its own for a single message.
  *
- *   tables -> spool -> listeners -> resolver -> committer (with the schedule) -> workers
+ *   tables -> spool -> listeners -> resolver -> committer (with the schedule) -> intake -> workers
  *
  * Owned by the main thread, which alone starts, drains and stops it. */
 #ifndef ONWARD_WORKERS_ENGINE_H
 #define ONWARD_WORKERS_ENGINE_H
 
 #include "core/queue/schedule.h"
+#include "workers/intake.h"
 #include "workers/worker.h"
 
 struct engine {
@@ -36,6 +37,9 @@ bool engine_is_quiet(struct engine *e);
 
 /* The retry and age limits of a configuration. */
 struct schedule_policy engine_policy(const struct config *config);
+
+/* Where a configuration wants new mail refused, with what it leaves to us filled in. */
+struct intake_limits engine_intake_limits(const struct config *config);
 
 /* Stops every thread and frees all but the log; whatever of it was started. */
 void engine_stop(struct engine *e);

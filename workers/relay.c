@@ -4,6 +4,7 @@
 #include "core/base/clock.h"
 #include "workers/control.h"
 #include "workers/engine.h"
+#include "workers/intake.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -63,8 +64,8 @@ static void add_status(void *context, void *answer)
     WORKER_FIGURES(X)
 #undef X
     (void)json_object_set_new(answer, "log_dropped", json_integer((json_int_t)log_dropped(r->log)));
-    (void)json_object_set_new(answer, "draining",
-                              json_boolean(atomic_load(&r->engine.parts.shared->draining)));
+    (void)json_object_set_new(
+        answer, "draining", json_boolean(intake_state(r->engine.parts.intake) == INTAKE_DRAINING));
 }
 
 /* ---- starting ---- */
@@ -140,17 +141,21 @@ static void reload(struct relay *r)
     bool told = committer_set_policy(r->engine.parts.committer, &policy);
     for (unsigned i = 0; i < r->engine.workers_started; i++)
         told &= worker_reload(&r->engine.workers[i], fresh);
+    struct intake_limits limits = engine_intake_limits(fresh);
+    intake_set_limits(r->engine.parts.intake, &limits);
     log_note(r->log, told ? "reloaded" : "reload_partial", fresh->path);
 }
 
-/* Waits for signals; returns when the relay is to stop. */
+/* Waits for signals and keeps the intake's figures fresh; returns when the relay is to stop. */
 static void run(struct relay *r)
 {
     struct pollfd fds[2] = {{.fd = r->signal_fd, .events = POLLIN},
                             {.fd = r->engine.failed_fd, .events = POLLIN}};
     while (!atomic_load(&r->engine.failed)) {
         struct signalfd_siginfo info;
-        if (poll(fds, 2, -1) < 0 || read(r->signal_fd, &info, sizeof info) != sizeof info)
+        intake_refresh(r->engine.parts.intake, r->log);
+        if (poll(fds, 2, INTAKE_REFRESH_MS) <= 0 ||
+            read(r->signal_fd, &info, sizeof info) != sizeof info)
             continue;
         if (info.ssi_signo != SIGHUP)
             return;

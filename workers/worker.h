@@ -26,6 +26,7 @@
 #include <pthread.h>
 
 struct worker;
+struct intake;
 struct inbound;
 struct outbound;
 struct observer;
@@ -41,6 +42,7 @@ struct worker_parts {
     struct destination_table *destinations;
     struct ring *jobs;
     struct log *log;
+    struct intake *intake;     /* may new mail be taken? */
     struct tls *tls;           /* NULL where delivery.tls is off */
     struct observer *observer; /* NULL while serving (outbound/observer.h) */
     const int *listeners;      /* descriptors, in the order of submission.listeners */
@@ -51,7 +53,6 @@ struct worker_parts {
     struct {
         _Alignas(64) _Atomic uint64_t next_id; /* of messages */
         _Alignas(64) atomic_uint submitters;   /* open submission connections, all workers */
-        atomic_bool draining;                  /* no new mail */
         struct client_counts *clients;         /* per client address; own lock */
     } * shared;
 };

@@ -372,6 +372,7 @@ static size_t size_of(enum config_type type)
         return sizeof(unsigned);
     case CONFIG_PORT:
         return sizeof(uint16_t);
+    case CONFIG_COUNT:
     case CONFIG_DURATION:
     case CONFIG_SIZE:
         return sizeof(uint64_t);
@@ -411,6 +412,7 @@ static bool same_value(const struct config_key *key, const struct config *a, con
         return true; /* both lists of networks may change at a reload */
     case CONFIG_BOOL:
     case CONFIG_UNSIGNED:
+    case CONFIG_COUNT:
     case CONFIG_POWER_OF_2:
     case CONFIG_PORT:
     case CONFIG_DURATION:

@@ -60,11 +60,17 @@ struct config {
         uint64_t session_timeout_ms;         /* 6h: in all */
     } submission;
 
-    struct {                 /* `spool:` */
-        const char *path;    /* /var/lib/onward */
-        uint64_t map_size;   /* 1TB of address space */
-        uint64_t free_floor; /* 512MB */
+    struct {                     /* `spool:` */
+        const char *path;        /* /var/lib/onward */
+        uint64_t map_size;       /* 1TB of address space */
+        uint64_t free_floor;     /* 512MB */
+        uint64_t messages_max;   /* 0 = no limit: beyond, new mail is refused */
+        uint64_t recipients_max; /* 0 = no limit */
     } spool;
+
+    struct {          /* `memory:` */
+        uint64_t max; /* 0 = 80 % of what the control group allows */
+    } memory;
 
     struct {                                  /* `delivery:` */
         uint16_t port;                        /* 25 */

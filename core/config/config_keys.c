@@ -50,6 +50,11 @@ static const struct config_key keys[] = {
     {"spool.map_size", CONFIG_SIZE, AT(spool.map_size), NOT, "1TB", 10000000, 100 * TERA, false},
     {"spool.free_floor", CONFIG_SIZE, AT(spool.free_floor), NOT, "512MB", 0, 100 * TERA, false},
 
+    {"spool.messages_max", CONFIG_COUNT, AT(spool.messages_max), NOT, "0", 0, TERA, true},
+    {"spool.recipients_max", CONFIG_COUNT, AT(spool.recipients_max), NOT, "0", 0, TERA, true},
+
+    {"memory.max", CONFIG_SIZE, AT(memory.max), NOT, "0B", 0, 100 * TERA, true},
+
     {"delivery.port", CONFIG_PORT, AT(delivery.port), NOT, "25", 1, 65535, false},
     {"delivery.connections_max", CONFIG_UNSIGNED, AT(delivery.connections_max), NOT, "0", 0,
      1000000, false},

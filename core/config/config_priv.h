@@ -15,6 +15,7 @@ enum config_type {
     CONFIG_PATH, /* absolute, or "-" */
     CONFIG_BOOL,
     CONFIG_UNSIGNED,
+    CONFIG_COUNT, /* of what may be more than an unsigned holds */
     CONFIG_POWER_OF_2,
     CONFIG_PORT,
     CONFIG_DURATION,

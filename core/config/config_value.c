@@ -85,6 +85,8 @@ static bool set_number(struct config_loader *l, const struct config_key *key, ya
                              "not a power of two; expected one such as 4096 or 65536");
     if (key->type == CONFIG_PORT)
         *(uint16_t *)value_at(l, key->offset) = (uint16_t)value;
+    else if (key->type == CONFIG_COUNT)
+        *(uint64_t *)value_at(l, key->offset) = value;
     else
         *(unsigned *)value_at(l, key->offset) = (unsigned)value;
     return true;
@@ -316,6 +318,7 @@ static bool set_scalar(struct config_loader *l, const struct config_key *key, ya
     case CONFIG_BOOL:
         return set_bool(l, key, node);
     case CONFIG_UNSIGNED:
+    case CONFIG_COUNT:
     case CONFIG_POWER_OF_2:
     case CONFIG_PORT:
         return set_number(l, key, node);
@@ -358,6 +361,7 @@ bool config_set_value(struct config_loader *l, const struct config_key *key, yam
     case CONFIG_PATH:
     case CONFIG_BOOL:
     case CONFIG_UNSIGNED:
+    case CONFIG_COUNT:
     case CONFIG_POWER_OF_2:
     case CONFIG_PORT:
     case CONFIG_DURATION:

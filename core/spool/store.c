@@ -242,11 +242,18 @@ bool store_has_room(struct store *s)
     if (checked != 0 && now - checked < ROOM_CHECK_MS)
         return atomic_load_explicit(&s->shared.has_room, memory_order_relaxed);
     struct statvfs v;
-    bool room =
-        statvfs(s->path, &v) == 0 && (uint64_t)v.f_bavail * v.f_frsize > s->free_floor_bytes;
+    uint64_t free_bytes = statvfs(s->path, &v) == 0 ? (uint64_t)v.f_bavail * v.f_frsize : 0;
+    bool room = free_bytes > s->free_floor_bytes;
+    atomic_store_explicit(&s->shared.free_bytes, free_bytes, memory_order_relaxed);
     atomic_store_explicit(&s->shared.has_room, room, memory_order_relaxed);
     atomic_store_explicit(&s->shared.room_checked_ms, now, memory_order_relaxed);
     return room;
+}
+
+void store_disk(const struct store *s, uint64_t *free_bytes_out, uint64_t *floor_bytes_out)
+{
+    *free_bytes_out = atomic_load_explicit(&s->shared.free_bytes, memory_order_relaxed);
+    *floor_bytes_out = s->free_floor_bytes;
 }
 
 /* ---- writing ---- */

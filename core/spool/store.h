@@ -70,6 +70,9 @@ uint64_t store_last_id(struct store *s);
 /* Above the floor? Looks at the disk at most every 100 ms. Any thread. */
 bool store_has_room(struct store *s);
 
+/* What store_has_room saw last, and the floor. Any thread. */
+void store_disk(const struct store *s, uint64_t *free_bytes_out, uint64_t *floor_bytes_out);
+
 /* ---- writing: committer thread ---- */
 
 /* Opens the transaction, writes into it. After anything but STORE_OK only store_abort is allowed.

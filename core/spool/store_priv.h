@@ -17,7 +17,7 @@ struct store {
     uint64_t free_floor_bytes;
     char path[STORE_PATH_MAX];
     struct {
-        _Atomic uint64_t room_checked_ms;
+        _Atomic uint64_t room_checked_ms, free_bytes;
         atomic_bool has_room;
     } shared;
 };

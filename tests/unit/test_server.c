@@ -4,6 +4,7 @@
 
 #include "core/base/buf.h"
 #include "core/domain.h"
+#include "smtp/command.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -97,7 +98,7 @@ static void begin(struct play *p)
     buf_init(&p->transcript, TRANSCRIPT_MAX);
     p->server = smtp_server_create(&options, &p->out, &p->content);
     assert_non_null(p->server);
-    smtp_server_set_room(p->server, true);
+    smtp_server_set_closed(p->server, NULL);
     smtp_server_greet(p->server);
 }
 
@@ -331,6 +332,34 @@ static void parameters_reach_the_envelope(void **state)
     CHECK(table);
 }
 
+/* Each piece is fed with the relay open or closed. */
+static void a_closed_relay_refuses_and_holds_nothing_against_what_was_pipelined(void **state)
+{
+    (void)state;
+    static const struct smtp_refusal full = {452, "4.3.1", "The queue is full"};
+    static const char transaction[] =
+        "MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\n";
+    struct play p;
+    char got[TRANSCRIPT_MAX];
+    begin(&p);
+    feed(&p, SLICE_LIT("EHLO x\r\n"));
+    smtp_server_set_closed(p.server, &full);
+    for (unsigned i = 0; i < options.bad_commands_max; i++)
+        feed(&p, slice_str(transaction));
+    assert_int_equal(smtp_server_take_closed_count(p.server), options.bad_commands_max);
+    assert_int_equal(smtp_server_take_closed_count(p.server), 0);
+    smtp_server_set_closed(p.server, NULL);
+    feed(&p, SLICE_LIT("MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"));
+    smtp_server_set_closed(p.server, &full); /* closed in the middle of a transaction */
+    feed(&p, SLICE_LIT("DATA\r\nBDAT 2 LAST\r\nxyRSET\r\nRCPT TO:<c@d.example>\r\n"));
+    assert_true(slice_to_cstr(buf_slice(&p.transcript), got, sizeof got));
+    assert_string_equal(got, "220 250 "
+                             "452/4.3.1 503/5.5.1 503/5.5.1 452/4.3.1 503/5.5.1 503/5.5.1 "
+                             "452/4.3.1 503/5.5.1 503/5.5.1 "
+                             "250/2.1.0 250/2.1.5 452/4.3.1 452/4.3.1 250/2.0.0 503/5.5.1 ");
+    end(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -340,6 +369,7 @@ int main(void)
         cmocka_unit_test(limits_are_told_and_the_dialogue_goes_on),
         cmocka_unit_test(commands_out_of_turn_are_refused),
         cmocka_unit_test(parameters_reach_the_envelope),
+        cmocka_unit_test(a_closed_relay_refuses_and_holds_nothing_against_what_was_pipelined),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

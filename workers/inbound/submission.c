@@ -4,6 +4,7 @@
 #include "core/spool/envelope.h"
 #include "smtp/proxy.h"
 #include "smtp/trace.h"
+#include "workers/intake.h"
 
 #include <stdlib.h>
 
@@ -75,6 +76,14 @@ static void hang_up(struct submission *s, unsigned code, const char *enhanced, c
     timer_arm(&s->worker->timers, &s->timer, s->worker->now_ms + 5000);
 }
 
+/* Is a new connection of no use to its client, or too dear for us? For want of room it is told at
+ * MAIL, so that connections stay where room comes back soon. */
+static bool turns_away(enum intake_state state)
+{
+    return state == INTAKE_STARTING || state == INTAKE_FAILED || state == INTAKE_DRAINING ||
+           state == INTAKE_MEMORY;
+}
+
 /* The client's address is known: may it submit, and is there room for it? */
 static void admit(struct submission *s)
 {
@@ -98,8 +107,11 @@ static void admit(struct submission *s)
         hang_up(s, 421, "4.7.0", "Too many connections from your address, try again later");
         return;
     }
-    if (atomic_load(&parts->shared->draining)) {
-        hang_up(s, 421, "4.3.2", "This relay is shutting down, try another");
+    enum intake_state state = intake_state(parts->intake);
+    if (state != INTAKE_OPEN && turns_away(state)) {
+        const struct smtp_refusal *why = intake_reply(state);
+        intake_count_refusals(parts->intake, 1);
+        hang_up(s, 421, why->enhanced, why->text);
         return;
     }
     smtp_server_greet(s->smtp);
@@ -404,10 +416,6 @@ static void begin_message(struct submission *s)
     s->failed = STORE_OK;
     begin_unit(s, true);
     buf_clear(&s->content);
-    if (!store_has_room(w->parts->store)) {
-        smtp_server_refuse(s->smtp, 452, "4.3.1", "No room in the spool now, try again later");
-        return;
-    }
     struct smtp_trace trace = {.client = s->client,
                                .helo = smtp_server_helo(s->smtp),
                                .esmtp = smtp_server_is_esmtp(s->smtp),
@@ -439,8 +447,11 @@ static void feed(struct submission *s, struct slice input)
 {
     while (s->stage == SUBMISSION_TALKING || s->stage == SUBMISSION_CLOSING) {
         size_t used = 0, answered = buf_len(&s->out);
-        smtp_server_set_room(s->smtp, store_has_room(s->worker->parts->store));
+        enum intake_state state = intake_state(s->worker->parts->intake);
+        smtp_server_set_closed(s->smtp, state != INTAKE_OPEN ? intake_reply(state) : NULL);
         enum smtp_server_event event = smtp_server_feed(s->smtp, input, &used);
+        if (state != INTAKE_OPEN)
+            intake_count_refusals(s->worker->parts->intake, smtp_server_take_closed_count(s->smtp));
         input = slice_skip(input, used);
         if (buf_len(&s->out) != answered && !s->in_content)
             s->unit_began_ms = s->worker->now_ms; /* a command was complete */
