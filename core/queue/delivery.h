@@ -43,7 +43,7 @@ struct message {
     uint64_t arrived_wall_ms;
     uint32_t recipients_left; /* (committer) unfinished, over all deliveries */
     struct link deliveries;   /* (committer) */
-    struct link queue_link;   /* (committer) on the schedule's list of all messages, oldest first */
+    struct link queue_link;   /* (committer) on the schedule's list of all messages */
 };
 
 enum delivery_place { PLACE_WAITING, PLACE_OUT, PLACE_COMMITTING };

@@ -11,6 +11,8 @@ enum {
     LOOK_AGAIN_MS = 60000, /* past the age limit but with a session: when to ask once more */
     RING_FULL_WAIT_MS = 10,
     RELEASED_A_MS = 4,
+    EDIT_MESSAGES = 10000, /* looked at, and recipients matched, in one call of schedule_edit */
+    EDIT_RECIPIENTS = 1000,
     RELEASE_BRAKE_MS =
         1000, /* an attempt made: an exchange that comes and goes wears nothing out */
 };
@@ -25,7 +27,8 @@ struct schedule {
     uint64_t mono_ms, wall_ms; /* as of the last run */
     struct timer_wheel wheel;
     struct domain_table *domains;
-    struct link messages; /* struct message, by queue_link */
+    struct link messages;   /* struct message, by queue_link */
+    struct link *edit_next; /* on `messages`: where the edit under way goes on */
     struct link
         ready; /* struct delivery, by shared.queue_link: due, waiting for room in the ring */
     struct link stranded; /* struct domain, by stranded_link; those without any are taken off when
@@ -51,6 +54,7 @@ struct schedule *schedule_create(const struct schedule_options *options, uint64_
     random_init_seed(&s->random, options->random_seed);
     timer_wheel_init(&s->wheel, mono_ms, s);
     list_init(&s->messages);
+    s->edit_next = &s->messages;
     list_init(&s->ready);
     list_init(&s->stranded);
     s->domains = domain_table_create(random_u64(&s->random));
@@ -77,6 +81,8 @@ static void free_delivery(struct schedule *s, struct delivery *d)
 static void free_message(struct schedule *s, struct message *m)
 {
     ASSERT(list_empty(&m->deliveries));
+    if (s->edit_next == &m->queue_link)
+        s->edit_next = m->queue_link.next;
     list_remove(&m->queue_link);
     s->message_count--;
     free(m);
@@ -528,8 +534,7 @@ static bool edit_waiting(struct schedule *s, struct delivery *d, enum commit_edi
         let_wait(s, d);
         return true;
     case EDIT_RELEASE:
-        /* Asked twice at the same time (a batch that is written again), it is stored twice. */
-        if (!is_held(d) && d->due_wall_ms != s->wall_ms)
+        if (!is_held(d))
             return false;
         d->flags &= (uint8_t)~DELIVERY_HELD;
         d->due_wall_ms = s->wall_ms;
@@ -566,32 +571,51 @@ static void edit_out(struct delivery *d, enum commit_edit edit)
     }
 }
 
-uint64_t schedule_edit(struct schedule *s, const struct commit_op *op,
-                       void (*on_touched)(void *context, const struct delivery *d), void *context)
+/* Returns how many recipients of the message match. */
+static uint64_t edit_message(struct schedule *s, struct message *m, const struct commit_op *op,
+                             void (*on_touched)(void *context, const struct delivery *d),
+                             void *context)
 {
     uint64_t matched = 0;
     enum commit_edit edit = op->u.edit.edit;
-    for (struct link *l = s->messages.next; l != &s->messages; l = l->next) {
-        struct message *m = CONTAINER_OF(l, struct message, queue_link);
-        if (op->u.edit.id != 0 && m->id != op->u.edit.id)
+    for (struct link *k = m->deliveries.next; k != &m->deliveries; k = k->next) {
+        struct delivery *d = CONTAINER_OF(k, struct delivery, message_link);
+        if (!matches(d, op))
             continue;
-        for (struct link *k = m->deliveries.next; k != &m->deliveries; k = k->next) {
-            struct delivery *d = CONTAINER_OF(k, struct delivery, message_link);
-            if (!matches(d, op))
-                continue;
-            matched += d->recipient_count;
-            bool take_back = d->place == PLACE_OUT && (edit == EDIT_HOLD || edit == EDIT_BOUNCE);
-            if (take_back && destination_withdraw(s->destinations, d)) {
-                d->place = PLACE_WAITING;
-                timer_disarm(&s->wheel, &d->timer);
-            }
-            if (d->place != PLACE_WAITING)
-                edit_out(d, edit);
-            else if (edit_waiting(s, d, edit))
-                on_touched(context, d);
+        matched += d->recipient_count;
+        bool take_back = d->place == PLACE_OUT && (edit == EDIT_HOLD || edit == EDIT_BOUNCE);
+        if (take_back && destination_withdraw(s->destinations, d)) {
+            d->place = PLACE_WAITING;
+            timer_disarm(&s->wheel, &d->timer);
         }
+        if (d->place != PLACE_WAITING)
+            edit_out(d, edit);
+        else if (edit_waiting(s, d, edit))
+            on_touched(context, d);
     }
     return matched;
+}
+
+bool schedule_edit(struct schedule *s, struct commit_op *op,
+                   void (*on_touched)(void *context, const struct delivery *d), void *context)
+{
+    uint64_t id = op->u.edit.id, matched = 0;
+    if (!op->u.edit.begun)
+        s->edit_next = s->messages.next;
+    op->u.edit.begun = true;
+    for (unsigned n = 0; n < EDIT_MESSAGES && matched < EDIT_RECIPIENTS; n++) {
+        if (s->edit_next == &s->messages)
+            break;
+        struct message *m = CONTAINER_OF(s->edit_next, struct message, queue_link);
+        s->edit_next = m->queue_link.next;
+        if (id != 0 && m->id != id)
+            continue;
+        matched += edit_message(s, m, op, on_touched, context);
+        if (id != 0)
+            s->edit_next = &s->messages;
+    }
+    op->u.edit.matched += matched;
+    return s->edit_next == &s->messages;
 }
 
 uint64_t schedule_messages(const struct schedule *s)

@@ -78,10 +78,13 @@ int schedule_run(struct schedule *s, uint64_t mono_ms, uint64_t wall_ms);
 /* An operator's wish for all matching deliveries, at once where they wait; those out at the workers
  * are taken back from their destination's queue, or, while a session carries them, the wish holds
  * when they come back deferred. Calls `on_touched` for each delivery whose stored state changes.
- * Returns recipients matched. A held delivery is exempt from the age limit: somebody wants it kept.
- */
-uint64_t schedule_edit(struct schedule *s, const struct commit_op *op,
-                       void (*on_touched)(void *context, const struct delivery *d), void *context);
+ * A held delivery is exempt from the age limit: somebody wants it kept.
+ *
+ * A call looks at a bounded part of the queue (a few ms), for other mail goes on meanwhile. True: that
+ * was the end. Until then the same op is due again, and no other. op->u.edit.matched counts the
+ * recipients matched. */
+bool schedule_edit(struct schedule *s, struct commit_op *op,
+                   void (*on_touched)(void *context, const struct delivery *d), void *context);
 
 /* What is queued now, wherever it is. */
 uint64_t schedule_messages(const struct schedule *s);

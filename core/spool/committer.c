@@ -17,7 +17,10 @@ enum {
     OUTCOME_WAIT_MS = 5, /* what a crash meanwhile sends a second time is bounded by it */
     GAIN_ONE = 16,       /* a message gained, in the fixed point of `gain` */
     PROBE_EVERY = 32,    /* batches without a nap, then one to see whether it would pay */
+    LOAD_MS = 5,         /* of taking in the store's queue, before other work has its turn */
 };
+
+static const char WRITE_FAILED[] = "a write or sync failed";
 
 struct committer {
     struct committer_options options;
@@ -29,8 +32,11 @@ struct committer {
     struct commit_op *arrived_first, *arrived_last; /* not yet in a batch, linked by mail.next */
     unsigned arrived;                               /* how many those are */
     unsigned arrived_content;                       /* of them, what a submitter waits for */
-    unsigned gain;      /* ops that a nap has brought lately: a moving average */
-    unsigned since_nap; /* batches */
+    unsigned gain;               /* ops that a nap has brought lately: a moving average */
+    unsigned since_nap;          /* batches */
+    bool loading;                /* the store's queue is not all taken in */
+    uint64_t loaded_id, last_id; /* of it: taken in so far, and to be */
+    struct commit_op *edits_first, *edits_last; /* to be carried out, linked by mail.next */
     struct {
         _Atomic uint64_t commits, messages, outcomes, messages_queued, recipients_queued;
     } shared; /* written by the thread, read by any (relaxed) */
@@ -43,16 +49,35 @@ static bool brings_content(const struct commit_op *op)
     return op->kind == COMMIT_MESSAGE || op->kind == COMMIT_CHUNK;
 }
 
+static void append_op(struct commit_op **first, struct commit_op **last, struct commit_op *op)
+{
+    op->mail.next = NULL;
+    if (*last != NULL)
+        (*last)->mail.next = &op->mail;
+    else
+        *first = op;
+    *last = op;
+}
+
+static struct commit_op *pop_op(struct commit_op **first, struct commit_op **last)
+{
+    struct commit_op *op = *first;
+    struct mail *next = op->mail.next;
+    *first = next != NULL ? CONTAINER_OF(next, struct commit_op, mail) : NULL;
+    if (next == NULL)
+        *last = NULL;
+    return op;
+}
+
 static void on_op(struct mail *mail, void *owner)
 {
     struct committer *c = owner;
     struct commit_op *op = CONTAINER_OF(mail, struct commit_op, mail);
-    mail->next = NULL;
-    if (c->arrived_last != NULL)
-        c->arrived_last->mail.next = mail;
-    else
-        c->arrived_first = op;
-    c->arrived_last = op;
+    if (op->kind == COMMIT_EDIT) {
+        append_op(&c->edits_first, &c->edits_last, op);
+        return;
+    }
+    append_op(&c->arrived_first, &c->arrived_last, op);
     c->arrived++;
     c->arrived_content += brings_content(op);
 }
@@ -95,11 +120,7 @@ static void gather(struct committer *c, struct batch *b)
     uint64_t bytes = 0;
     b->count = 0;
     while (c->arrived_first != NULL && b->count < BATCH_OPS_MAX && bytes < BATCH_BYTES_MAX) {
-        struct commit_op *op = c->arrived_first;
-        struct mail *next = op->mail.next;
-        c->arrived_first = next != NULL ? CONTAINER_OF(next, struct commit_op, mail) : NULL;
-        if (next == NULL)
-            c->arrived_last = NULL;
+        struct commit_op *op = pop_op(&c->arrived_first, &c->arrived_last);
         c->arrived--;
         c->arrived_content -= brings_content(op);
         bytes += bytes_of(op);
@@ -113,6 +134,8 @@ static enum store_status put_message(struct store *store, const struct commit_me
     enum store_status status = STORE_OK;
     if (m->chunk.len > 0)
         status = store_put_chunk(store, m->id, m->chunk_number, m->chunk);
+    if (status == STORE_OK && m->envelope.len == 0 && m->chunk_number == 0)
+        status = store_put_unfinished(store, m->id);
     if (status == STORE_OK && m->envelope.len > 0)
         status = store_put_envelope(store, m->id, m->envelope);
     return status;
@@ -181,13 +204,6 @@ static void put_edited(void *context, const struct delivery *d)
     }
 }
 
-static enum store_status put_edit(struct committer *c, struct commit_op *op)
-{
-    struct edit_context context = {.committer = c, .status = STORE_OK};
-    op->u.edit.matched = schedule_edit(c->options.schedule, op, put_edited, &context);
-    return context.status;
-}
-
 static enum store_status put_op(struct committer *c, struct commit_op *op)
 {
     switch (op->kind) {
@@ -198,24 +214,22 @@ static enum store_status put_op(struct committer *c, struct commit_op *op)
         return store_remove(c->options.store, op->u.discard_id);
     case COMMIT_OUTCOME:
         return put_outcome(c->options.store, op);
-    case COMMIT_EDIT:
-        return put_edit(c, op);
     case COMMIT_RELEASE:
         return STORE_OK;
+    case COMMIT_EDIT: /* has transactions of its own */
+        break;
     }
     ASSERT(false);
 }
 
-/* Writes and commits what is still marked STORE_OK. Edits first: what an operator wants of a delivery
- * whose outcome is in the same batch is stored with that outcome. */
+/* Writes and commits what is still marked STORE_OK. */
 static enum store_status write_batch(struct committer *c, struct batch *b)
 {
     struct store *store = c->options.store;
     enum store_status status = store_begin(store);
-    for (int edits = 1; edits >= 0; edits--)
-        for (unsigned i = 0; i < b->count && status == STORE_OK; i++)
-            if (b->ops[i]->status == STORE_OK && (b->ops[i]->kind == COMMIT_EDIT) == edits)
-                status = put_op(c, b->ops[i]);
+    for (unsigned i = 0; i < b->count && status == STORE_OK; i++)
+        if (b->ops[i]->status == STORE_OK)
+            status = put_op(c, b->ops[i]);
     if (status != STORE_OK) {
         store_abort(store);
         return status;
@@ -278,10 +292,19 @@ static void apply(struct committer *c, const struct commit_op *op)
     }
 }
 
-static void fail(struct committer *c)
+static void fail(struct committer *c, const char *what)
 {
     c->failed = true;
-    c->options.on_fatal(c->options.context, "a write or sync failed");
+    c->loading = false;
+    c->options.on_fatal(c->options.context, what);
+}
+
+static void publish_lengths(struct committer *c)
+{
+    const struct schedule *s = c->options.schedule;
+    atomic_store_explicit(&c->shared.messages_queued, schedule_messages(s), memory_order_relaxed);
+    atomic_store_explicit(&c->shared.recipients_queued, schedule_recipients(s),
+                          memory_order_relaxed);
 }
 
 static void run_batch(struct committer *c, struct batch *b)
@@ -291,7 +314,7 @@ static void run_batch(struct committer *c, struct batch *b)
         if (b->ops[i]->kind == COMMIT_OUTCOME)
             schedule_plan_outcome(c->options.schedule, b->ops[i], wall);
     if (!c->failed && commit_batch(c, b) != STORE_OK)
-        fail(c);
+        fail(c, WRITE_FAILED);
     if (!c->failed)
         add_figure(&c->shared.commits, 1);
     for (unsigned i = 0; i < b->count; i++) {
@@ -301,13 +324,75 @@ static void run_batch(struct committer *c, struct batch *b)
             apply(c, b->ops[i]);
         answer(c, b->ops[i]);
     }
-    const struct schedule *s = c->options.schedule;
-    atomic_store_explicit(&c->shared.messages_queued, schedule_messages(s), memory_order_relaxed);
-    atomic_store_explicit(&c->shared.recipients_queued, schedule_recipients(s),
-                          memory_order_relaxed);
+    publish_lengths(c);
+}
+
+/* ---- an operator's edits ---- */
+
+static enum store_status edit_part(struct committer *c, struct commit_op *op, bool *done_out)
+{
+    struct store *store = c->options.store;
+    struct edit_context context = {.committer = c, .status = store_begin(store)};
+    if (context.status == STORE_OK)
+        *done_out = schedule_edit(c->options.schedule, op, put_edited, &context);
+    if (context.status == STORE_OK)
+        return store_commit(store);
+    store_abort(store);
+    return context.status;
+}
+
+/* A part of the oldest edit. Where the store has no room for it, the operator is told; what was matched
+ * so far may then stand as wished until the next start. */
+static void edit_some(struct committer *c)
+{
+    struct commit_op *op = c->edits_first;
+    bool done = false;
+    enum store_status status = c->failed ? STORE_FAILED : edit_part(c, op, &done);
+    if (status == STORE_FAILED && !c->failed)
+        fail(c, WRITE_FAILED);
+    if (!done && status == STORE_OK)
+        return;
+    op->status = status;
+    (void)pop_op(&c->edits_first, &c->edits_last);
+    answer(c, op);
+}
+
+/* ---- the queue as the last process left it ---- */
+
+static bool load_state(void *context, uint64_t id, uint32_t recipient, struct store_state *out)
+{
+    return store_get_state(context, id, recipient, out);
+}
+
+/* Takes in some of it, of one snapshot: a long one keeps pages from reuse. What is submitted meanwhile
+ * has higher ids. */
+static void load_some(struct committer *c)
+{
+    uint64_t until = clock_mono_ms() + LOAD_MS;
+    struct slice record;
+    if (!store_read_begin(c->reader)) {
+        fail(c, "its queue cannot be read");
+        return;
+    }
+    do {
+        c->loading = store_next_envelope(c->reader, c->loaded_id, &c->loaded_id, &record) &&
+                     c->loaded_id <= c->last_id;
+        if (c->loading &&
+            !schedule_add(c->options.schedule, c->loaded_id, record, load_state, c->reader) &&
+            c->options.on_damaged != NULL)
+            c->options.on_damaged(c->options.context, c->loaded_id);
+    } while (c->loading && clock_mono_ms() < until);
+    store_read_end(c->reader);
+    publish_lengths(c);
 }
 
 /* ---- the thread ---- */
+
+/* There is work besides what arrives. */
+static bool is_busy(const struct committer *c)
+{
+    return c->loading || c->edits_first != NULL;
+}
 
 static void sleep_until_mail(struct committer *c, int wait_ms)
 {
@@ -362,7 +447,7 @@ static void await_message(struct committer *c)
 
 static void linger(struct committer *c)
 {
-    if (c->arrived == 0 || c->stopping || c->failed)
+    if (c->arrived == 0 || c->stopping || c->failed || is_busy(c))
         return;
     if (c->arrived_content > 0)
         await_others(c);
@@ -376,47 +461,24 @@ static void *run(void *context)
     struct batch *batch = malloc(sizeof *batch);
     ASSERT(batch != NULL);
     for (;;) {
+        if (c->loading)
+            load_some(c);
+        else if (c->edits_first != NULL)
+            edit_some(c);
         int wait =
             c->failed ? -1 : schedule_run(c->options.schedule, clock_mono_ms(), clock_wall_ms());
-        if (!c->stopping && c->arrived == 0)
+        if (!c->stopping && c->arrived == 0 && !is_busy(c))
             sleep_until_mail(c, wait);
         (void)mailbox_deliver(&c->mailbox);
         linger(c);
         gather(c, batch);
         if (batch->count > 0)
             run_batch(c, batch);
-        else if (c->stopping)
+        else if (c->stopping && c->edits_first == NULL)
             break;
     }
     free(batch);
     return NULL;
-}
-
-static bool load_state(void *context, uint64_t id, uint32_t recipient, struct store_state *out)
-{
-    return store_get_state(context, id, recipient, out);
-}
-
-/* The queue as the last process left it. The snapshot is renewed now and then: a long one keeps
- * pages from reuse. */
-static void load(struct committer *c)
-{
-    enum { PER_SNAPSHOT = 10000 };
-    uint64_t id = 0;
-    struct slice record;
-    for (bool more = true; more;) {
-        if (!store_read_begin(c->reader))
-            return;
-        for (int i = 0; i < PER_SNAPSHOT && more; i++) {
-            more = store_next_envelope(c->reader, id, &id, &record);
-            if (more && !schedule_add(c->options.schedule, id, record, load_state, c->reader) &&
-                c->options.on_damaged != NULL)
-                c->options.on_damaged(c->options.context, id);
-        }
-        store_read_end(c->reader);
-    }
-    atomic_store(&c->shared.messages_queued, schedule_messages(c->options.schedule));
-    atomic_store(&c->shared.recipients_queued, schedule_recipients(c->options.schedule));
 }
 
 struct committer *committer_start(const struct committer_options *options, struct error *error)
@@ -434,7 +496,8 @@ struct committer *committer_start(const struct committer_options *options, struc
         free(c);
         return NULL;
     }
-    load(c);
+    c->last_id = store_last_id(options->store);
+    load_some(c);
     int rc = pthread_create(&c->thread, NULL, run, c);
     if (rc != 0) {
         error_set(error, "the committer cannot start its thread: %s", strerrordesc_np(rc));

@@ -7,6 +7,10 @@
  *
  *   worker --commit_op--> mailbox -> [gather -> apply -> commit] -> schedule -> job ring
  *          <----same op, status set---------------------+
+ *
+ * Nothing of it waits for what is long. The queue that a process finds in its spool is taken in a few ms
+ * at a time, oldest first, while mail comes and goes. An operator's edit goes through the queue likewise,
+ * a part in each transaction, once all of the queue is there.
  */
 #ifndef ONWARD_CORE_SPOOL_COMMITTER_H
 #define ONWARD_CORE_SPOOL_COMMITTER_H
@@ -85,6 +89,7 @@ struct commit_op {
             uint64_t id;      /* of the message, or 0: all that match `domain` */
             char domain[256]; /* "" = any */
             uint64_t matched; /* set when it comes back: recipients touched */
+            bool begun;       /* (committer) part of the queue has been looked at */
         } edit;
         uint64_t release_mark; /* health_mark of the exchange */
     } u;
@@ -99,12 +104,14 @@ struct committer_options {
     const atomic_uint *submitters;
     /* Called on the committer thread when writing failed for good. Must not block. */
     void (*on_fatal)(void *context, const char *what);
-    /* A stored message that cannot be read: left in place, never tried. At start-up. */
+    /* A stored message that cannot be read: left in place, never tried. Called by committer_start, and
+     * on the committer thread. */
     void (*on_damaged)(void *context, uint64_t id);
     void *context;
 };
 
-/* Loads the queue from the store into the schedule, then starts the thread. NULL with `error`. */
+/* Starts the thread, which takes the store's queue into the schedule, beginning with a first part before
+ * this returns. NULL with `error`. */
 struct committer *committer_start(const struct committer_options *options, struct error *error);
 
 /* Hands an op over and nulls the pointer. Any thread, never blocks. Ops of one thread are applied
@@ -124,7 +131,7 @@ struct committer_figures {
     uint64_t commits;  /* transactions made durable */
     uint64_t messages; /* stored, bounces included */
     uint64_t outcomes;
-    uint64_t messages_queued, recipients_queued; /* now */
+    uint64_t messages_queued, recipients_queued; /* now, of what was taken in */
 };
 
 /* A relaxed snapshot; any thread. */

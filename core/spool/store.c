@@ -14,7 +14,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-enum { TABLES = 4, ROOM_CHECK_MS = 100, ORPHANS_PER_TXN = 1000 };
+enum { TABLES = 5, ROOM_CHECK_MS = 100, LEFT_OVERS_PER_TXN = 1000 };
 
 void store_key_id(struct store_key *k, uint64_t id)
 {
@@ -99,6 +99,8 @@ static bool open_tables(struct store *s, struct error *error)
         rc = mdb_dbi_open(txn, "contents", MDB_CREATE, &s->contents);
     if (rc == 0)
         rc = mdb_dbi_open(txn, "states", MDB_CREATE, &s->states);
+    if (rc == 0)
+        rc = mdb_dbi_open(txn, "unfinished", MDB_CREATE, &s->unfinished);
     unsigned char format[4];
     MDB_val key = {6, (char[]){"format"}}, value = {0};
     if (rc == 0)
@@ -126,58 +128,42 @@ static bool open_tables(struct store *s, struct error *error)
     return rc == 0;
 }
 
-static bool has_envelope(struct store *s, MDB_txn *txn, const MDB_val *part_key)
+/* Up to LEFT_OVERS_PER_TXN of what was streamed ahead of a message that never got its 250.
+ * `*done_out` where there are no more. */
+static enum store_status remove_some_left_overs(struct store *s, bool *done_out)
 {
-    MDB_val id = {ID_KEY, part_key->mv_data}, value;
-    return part_key->mv_size >= ID_KEY && mdb_get(txn, s->envelopes, &id, &value) == 0;
-}
-
-/* Removes up to ORPHANS_PER_TXN entries of `table` that no envelope owns, from the key `at` on.
- * `*done_out` at the end. */
-static int remove_orphans_once(struct store *s, MDB_dbi table, struct store_key *at, bool *done_out)
-{
-    MDB_txn *txn;
     MDB_cursor *cursor;
-    int rc = mdb_txn_begin(s->env, NULL, 0, &txn);
-    if (rc != 0)
-        return rc;
-    rc = mdb_cursor_open(txn, table, &cursor);
-    MDB_val key = at->val, value;
-    int seen = 0;
-    if (rc == 0)
-        rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
-    while (rc == 0 && seen++ < ORPHANS_PER_TXN) {
-        if (!has_envelope(s, txn, &key))
-            rc = mdb_cursor_del(cursor, 0);
+    MDB_val key, value;
+    enum store_status status = store_begin(s);
+    for (int i = 0; i < LEFT_OVERS_PER_TXN && status == STORE_OK && !*done_out; i++) {
+        int rc = mdb_cursor_open(s->txn, s->unfinished, &cursor);
+        if (rc == 0) {
+            rc = mdb_cursor_get(cursor, &key, &value, MDB_FIRST);
+            mdb_cursor_close(cursor);
+        }
+        *done_out = rc == MDB_NOTFOUND;
         if (rc == 0)
-            rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+            status = key.mv_size == ID_KEY ? store_remove(s, bytes_get(key.mv_data, ID_KEY))
+                                           : STORE_FAILED;
+        else if (!*done_out)
+            status = status_of(rc);
     }
-    *done_out = rc == MDB_NOTFOUND;
-    if (rc == 0 && key.mv_size == PART_KEY)
-        store_key_part(at, bytes_get(key.mv_data, 8),
-                       (uint32_t)bytes_get((char *)key.mv_data + 8, 4));
-    if (rc != 0 && rc != MDB_NOTFOUND) {
-        mdb_txn_abort(txn);
-        return rc;
-    }
-    return mdb_txn_commit(txn);
+    if (status == STORE_OK)
+        return store_commit(s);
+    store_abort(s);
+    return status;
 }
 
-/* What was streamed ahead of a message that never got its 250. */
-static bool remove_orphans(struct store *s, struct error *error)
+static bool remove_left_overs(struct store *s, struct error *error)
 {
-    MDB_dbi tables[] = {s->contents, s->states};
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
-        struct store_key at;
-        store_key_part(&at, 0, 0);
-        for (bool done = false; !done;) {
-            int rc = remove_orphans_once(s, tables[i], &at, &done);
-            if (rc != 0) {
-                error_set(error, "cannot tidy the spool %s: %s", s->path, mdb_strerror(rc));
-                return false;
-            }
+    for (bool done = false; !done;)
+        if (remove_some_left_overs(s, &done) != STORE_OK) {
+            error_set(
+                error,
+                "cannot tidy the spool %s: no room on its disk, an I/O error, or it is damaged",
+                s->path);
+            return false;
         }
-    }
     return true;
 }
 
@@ -198,7 +184,7 @@ struct store *store_open(const struct store_options *options, struct error *erro
         return NULL;
     }
     if (!take_lock(s, error) || !open_env(s, options, error) || !open_tables(s, error) ||
-        !remove_orphans(s, error)) {
+        !remove_left_overs(s, error)) {
         store_close(&s);
         return NULL;
     }
@@ -275,7 +261,15 @@ enum store_status store_put_envelope(struct store *s, uint64_t id, struct slice 
 {
     struct store_key key;
     store_key_id(&key, id);
-    return put(s, s->envelopes, &key, record);
+    int rc = mdb_del(s->txn, s->unfinished, &key.val, NULL);
+    return rc == 0 || rc == MDB_NOTFOUND ? put(s, s->envelopes, &key, record) : status_of(rc);
+}
+
+enum store_status store_put_unfinished(struct store *s, uint64_t id)
+{
+    struct store_key key;
+    store_key_id(&key, id);
+    return put(s, s->unfinished, &key, SLICE_LIT(""));
 }
 
 enum store_status store_put_chunk(struct store *s, uint64_t id, uint32_t chunk, struct slice bytes)
@@ -320,6 +314,8 @@ enum store_status store_remove(struct store *s, uint64_t id)
     struct store_key key;
     store_key_id(&key, id);
     int rc = mdb_del(s->txn, s->envelopes, &key.val, NULL);
+    if (rc == 0 || rc == MDB_NOTFOUND)
+        rc = mdb_del(s->txn, s->unfinished, &key.val, NULL);
     if (rc == 0 || rc == MDB_NOTFOUND)
         rc = remove_parts(s, s->contents, id);
     if (rc == 0)

@@ -1,10 +1,11 @@
-/* The spool's store: one LMDB environment with four tables.
+/* The spool's store: one LMDB environment with five tables.
  *
  *   meta        "format" -> version
  *   envelopes   id -> encoded envelope (envelope.h); its presence is what makes a message accepted
- *   contents    (id, chunk number) -> up to STORE_CHUNK_BYTES of content; chunks without an
- *               envelope are left-overs of submissions that never got their 250, and are removed at
- *               open
+ *   contents    (id, chunk number) -> up to STORE_CHUNK_BYTES of content
+ *   unfinished  id -> nothing: chunks went ahead of an envelope that has not come. What stands here
+ *               at open are left-overs of submissions that never got their 250, and is removed. A
+ *               search of all contents would take the better part of a minute from a cold disk
  *   states      (id, recipient index) -> how far that recipient has got; absent = never tried
  *
  * Writing belongs to one thread (the committer) and happens between store_begin and store_commit;
@@ -19,7 +20,7 @@
 #include "core/base/slice.h"
 #include "core/reply.h"
 
-enum { STORE_CHUNK_BYTES = 64 * 1024, STORE_FORMAT = 1 };
+enum { STORE_CHUNK_BYTES = 64 * 1024, STORE_FORMAT = 2 };
 
 struct store;
 struct store_reader;
@@ -78,7 +79,12 @@ void store_disk(const struct store *s, uint64_t *free_bytes_out, uint64_t *floor
 /* Opens the transaction, writes into it. After anything but STORE_OK only store_abort is allowed.
  */
 enum store_status store_begin(struct store *s);
+
+/* With it the message is whole: the mark of store_put_unfinished is taken off. */
 enum store_status store_put_envelope(struct store *s, uint64_t id, struct slice record);
+
+/* Due where a chunk is committed ahead of its envelope. */
+enum store_status store_put_unfinished(struct store *s, uint64_t id);
 enum store_status store_put_chunk(struct store *s, uint64_t id, uint32_t chunk, struct slice bytes);
 enum store_status store_put_state(struct store *s, uint64_t id, uint32_t recipient,
                                   const struct store_state *state);
@@ -99,7 +105,8 @@ void store_reader_destroy(struct store_reader **r);
 bool store_read_begin(struct store_reader *r);
 void store_read_end(struct store_reader *r);
 
-/* Reads under the open snapshot. False: there is none, or it is damaged. */
+/* Reads under the open snapshot. False: there is none, or it is damaged. Envelopes and states that are
+ * asked for in order of id cost no search each. */
 bool store_get_envelope(struct store_reader *r, uint64_t id, struct slice *record_out);
 bool store_get_chunk(struct store_reader *r, uint64_t id, uint32_t chunk, struct slice *bytes_out);
 bool store_get_state(struct store_reader *r, uint64_t id, uint32_t recipient,

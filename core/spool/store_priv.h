@@ -11,7 +11,7 @@ enum { STORE_PATH_MAX = 4096, ID_KEY = 8, PART_KEY = 12 };
 
 struct store {
     MDB_env *env;
-    MDB_dbi meta, envelopes, contents, states;
+    MDB_dbi meta, envelopes, contents, states, unfinished;
     MDB_txn *txn; /* the committer's, between begin and commit */
     int lock_fd;
     uint64_t free_floor_bytes;

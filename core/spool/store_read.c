@@ -7,7 +7,8 @@
 struct store_reader {
     struct store *store;
     MDB_txn *txn;
-    bool open; /* a snapshot is held */
+    MDB_cursor *envelopes, *states; /* of the open snapshot, where they were needed */
+    bool open;                      /* a snapshot is held */
 };
 
 struct store_reader *store_reader_create(struct store *s)
@@ -44,8 +45,24 @@ bool store_read_begin(struct store_reader *r)
 void store_read_end(struct store_reader *r)
 {
     ASSERT(r->open);
+    if (r->envelopes != NULL)
+        mdb_cursor_close(r->envelopes);
+    if (r->states != NULL)
+        mdb_cursor_close(r->states);
+    r->envelopes = r->states = NULL;
     mdb_txn_reset(r->txn);
     r->open = false;
+}
+
+/* Finds the key, or the first behind it where `op` is MDB_SET_RANGE. A cursor that is kept finds what
+ * lies near its last find without a search from the root. */
+static bool seek(struct store_reader *r, MDB_cursor **cursor, MDB_dbi table, MDB_val *key,
+                 MDB_val *value_out, MDB_cursor_op op)
+{
+    ASSERT(r->open);
+    if (*cursor == NULL && mdb_cursor_open(r->txn, table, cursor) != 0)
+        return false;
+    return mdb_cursor_get(*cursor, key, value_out, op) == 0;
 }
 
 static bool get(struct store_reader *r, MDB_dbi table, struct store_key *key, struct slice *out)
@@ -76,24 +93,22 @@ bool store_get_state(struct store_reader *r, uint64_t id, uint32_t recipient,
                      struct store_state *state_out)
 {
     struct store_key key;
-    struct slice record;
+    MDB_val value;
     store_key_part(&key, id, recipient);
-    return get(r, r->store->states, &key, &record) && store_state_decode(record, state_out);
+    return seek(r, &r->states, r->store->states, &key.val, &value, MDB_SET) &&
+           store_state_decode(slice_of(value.mv_data, value.mv_size), state_out);
 }
 
 bool store_next_envelope(struct store_reader *r, uint64_t after, uint64_t *id_out,
                          struct slice *record_out)
 {
-    ASSERT(r->open);
     struct store_key from;
-    MDB_cursor *cursor;
-    if (after == UINT64_MAX || mdb_cursor_open(r->txn, r->store->envelopes, &cursor) != 0)
+    if (after == UINT64_MAX)
         return false;
     store_key_id(&from, after + 1);
     MDB_val key = from.val, value;
-    bool found = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE) == 0 && key.mv_size == ID_KEY;
-    mdb_cursor_close(cursor);
-    if (!found)
+    if (!seek(r, &r->envelopes, r->store->envelopes, &key, &value, MDB_SET_RANGE) ||
+        key.mv_size != ID_KEY)
         return false;
     *id_out = bytes_get(key.mv_data, ID_KEY);
     *record_out = slice_of(value.mv_data, value.mv_size);

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
-enum { ID = 42, BATCH = 50, HOUR = 3600000 };
+enum { ID = 42, BATCH = 50, HOUR = 3600000, RING = 1024 };
 
 /* One stored message for one recipient, whose delivery is out; and the committer's thread stopped at
  * a gate, so that what is submitted next stands in one batch. */
@@ -112,7 +112,7 @@ static struct world *create(void)
     assert_non_null(w);
     make_spool_path(w->path);
     w->store = open_spool(w->path, 64 << 20, 0);
-    w->ring = ring_create(1024);
+    w->ring = ring_create(RING);
     w->destinations = destination_table_create();
     bool made = sem_init(&w->pushed, 0, 0) == 0 && sem_init(&w->at_gate, 0, 0) == 0 &&
                 sem_init(&w->open_gate, 0, 0) == 0 && sem_init(&w->done, 0, 0) == 0;
@@ -267,12 +267,86 @@ static void a_finished_message_leaves_and_its_notice_comes_in_one_commit(void **
     destroy(w);
 }
 
+/* As many as are not taken in at once. */
+enum { LONG = 50000 };
+
+static void store_long(struct world *w)
+{
+    struct buf record;
+    buf_init(&record, ENVELOPE_ENCODED_MAX);
+    assert_int_equal(store_begin(w->store), STORE_OK);
+    for (uint64_t id = ID + 1; id < ID + LONG; id++) {
+        buf_clear(&record);
+        encode_envelope(&record, id, clock_wall_ms(), (const char *const[]){"a@x.example", NULL});
+        assert_int_equal(store_put_envelope(w->store, id, buf_slice(&record)), STORE_OK);
+    }
+    assert_int_equal(store_commit(w->store), STORE_OK);
+    buf_fini(&record);
+}
+
+static void a_long_queue_is_taken_in_beside_new_mail_each_message_once(void **state)
+{
+    (void)state;
+    struct world *w = create();
+    bool *seen = calloc(LONG + 1, sizeof *seen);
+    struct op message;
+    struct buf record;
+    stop(w);
+    store_long(w);
+    start(w);
+    buf_init(&record, ENVELOPE_ENCODED_MAX);
+    encode_envelope(&record, ID + LONG, clock_wall_ms(),
+                    (const char *const[]){"a@x.example", NULL});
+    message = (struct op){.op = {.kind = COMMIT_MESSAGE,
+                                 .u.message = {.id = ID + LONG, .envelope = buf_slice(&record)}}};
+    submit(w, &message);
+    for (unsigned i = 0; i < LONG + 1; i++) {
+        await(&w->pushed);
+        struct delivery *d = ring_pop(w->ring);
+        assert_non_null(d);
+        assert_false(seen[d->message->id - ID]);
+        seen[d->message->id - ID] = true;
+    }
+    await(&w->done);
+    assert_int_equal(message.op.status, STORE_OK);
+    assert_int_equal(committer_figures(w->committer).recipients_queued, LONG + 1);
+    buf_fini(&record);
+    free(seen);
+    destroy(w);
+}
+
+static void an_edit_reaches_all_of_a_queue_that_is_still_being_taken_in(void **state)
+{
+    (void)state;
+    struct world *w = create();
+    stop(w);
+    store_long(w);
+    start(w);
+    struct op hold = {.op = {.kind = COMMIT_EDIT, .u.edit = {.edit = EDIT_HOLD}}};
+    submit(w, &hold);
+    await(&w->done);
+    assert_int_equal(hold.op.status, STORE_OK);
+    assert_int_equal(hold.op.u.edit.matched, LONG);
+    unsigned held = 0;
+    struct store_state s;
+    struct store_reader *r = store_reader_create(w->store);
+    assert_true(store_read_begin(r));
+    for (uint64_t id = ID; id < ID + LONG; id++)
+        held += store_get_state(r, id, 0, &s) && s.progress == PROGRESS_HELD;
+    store_read_end(r);
+    store_reader_destroy(&r);
+    assert_in_range(held, LONG - RING, LONG); /* what is out is stored with its outcome */
+    destroy(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_arrives_during_a_commit_shares_the_next_one),
         cmocka_unit_test(a_hold_is_stored_whatever_its_place_in_the_batch_of_an_outcome),
         cmocka_unit_test(a_finished_message_leaves_and_its_notice_comes_in_one_commit),
+        cmocka_unit_test(a_long_queue_is_taken_in_beside_new_mail_each_message_once),
+        cmocka_unit_test(an_edit_reaches_all_of_a_queue_that_is_still_being_taken_in),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
