@@ -2,18 +2,18 @@
 
 #include "core/base/assert.h"
 #include "core/base/clock.h"
+#include "core/base/net_unix.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-enum { IDLE_LIMIT_MS = 30000, REQUESTS_PER_TURN = 4 };
+enum { IDLE_LIMIT_MS = 30000, SOCKET_MODE = 0600 };
 
 static void pump(struct control_client *c);
+static void end_call(struct control_client *c);
 
 /* ---- answering ---- */
 
@@ -97,19 +97,21 @@ struct member {
 
 struct request {
     const char *op;
+    bool only_reads; /* changes nothing */
     void (*run)(struct control_client *c, const json_t *request);
     struct member members[5]; /* ends with name NULL */
 };
 
 static const struct request requests[] = {
     {"queue.list",
+     true,
      control_queue_list,
      {{"domain", JSON_STRING},
       {"state", JSON_STRING},
       {"older_than_ms", JSON_INTEGER},
       {"limit", JSON_INTEGER},
       {"after", JSON_STRING}}},
-    {"queue.show", control_queue_show, {{"id", JSON_STRING}, {"content", JSON_TRUE}}},
+    {"queue.show", true, control_queue_show, {{"id", JSON_STRING}, {"content", JSON_TRUE}}},
 #define QUEUE_EDIT_MEMBERS                                                                         \
     {                                                                                              \
         {"id", JSON_STRING}, {"domain", JSON_STRING},                                              \
@@ -117,17 +119,18 @@ static const struct request requests[] = {
             "all", JSON_TRUE                                                                       \
         }                                                                                          \
     }
-    {"queue.hold", control_queue_edit, QUEUE_EDIT_MEMBERS},
-    {"queue.release", control_queue_edit, QUEUE_EDIT_MEMBERS},
-    {"queue.retry", control_queue_edit, QUEUE_EDIT_MEMBERS},
-    {"queue.bounce", control_queue_edit, QUEUE_EDIT_MEMBERS},
-    {"health.list", control_health_list, {{NULL, JSON_NULL}}},
+    {"queue.hold", false, control_queue_edit, QUEUE_EDIT_MEMBERS},
+    {"queue.release", false, control_queue_edit, QUEUE_EDIT_MEMBERS},
+    {"queue.retry", false, control_queue_edit, QUEUE_EDIT_MEMBERS},
+    {"queue.bounce", false, control_queue_edit, QUEUE_EDIT_MEMBERS},
+    {"health.list", true, control_health_list, {{NULL, JSON_NULL}}},
     {"health.demote",
+     false,
      control_health_edit,
      {{"address", JSON_STRING}, {"duration_ms", JSON_INTEGER}}},
-    {"health.clear", control_health_edit, {{"address", JSON_STRING}}},
-    {"route", control_route, {{"domain", JSON_STRING}, {"fresh", JSON_TRUE}}},
-    {"status", control_status, {{NULL, JSON_NULL}}},
+    {"health.clear", false, control_health_edit, {{"address", JSON_STRING}}},
+    {"route", true, control_route, {{"domain", JSON_STRING}, {"fresh", JSON_TRUE}}},
+    {"status", true, control_status, {{NULL, JSON_NULL}}},
 };
 
 static const struct request *find_request(const char *op)
@@ -161,6 +164,27 @@ static bool check_members(struct control_client *c, const struct request *r, jso
     return true;
 }
 
+/* An argument given as text, in the type that the member has. NULL: it is no member, or no such
+ * value. */
+static json_t *value_of(const struct request *r, const struct control_argument *a)
+{
+    size_t max = sizeof r->members / sizeof *r->members;
+    for (size_t i = 0; i < max && r->members[i].name != NULL; i++) {
+        if (strcmp(a->name, r->members[i].name) != 0)
+            continue;
+        uint64_t number;
+        if (r->members[i].type == JSON_STRING)
+            return json_string(a->value);
+        if (r->members[i].type == JSON_INTEGER)
+            return slice_to_u64(slice_str(a->value), &number) && number <= INT64_MAX
+                       ? json_integer((json_int_t)number)
+                       : NULL;
+        bool yes = strcmp(a->value, "true") == 0;
+        return yes || strcmp(a->value, "false") == 0 ? json_boolean(yes) : NULL;
+    }
+    return NULL;
+}
+
 void control_run(struct control_client *c, struct slice line)
 {
     json_error_t error;
@@ -176,6 +200,31 @@ void control_run(struct control_client *c, struct slice line)
     json_decref(request);
 }
 
+bool control_only_reads(const char *op)
+{
+    const struct request *known = find_request(op);
+    return known != NULL && known->only_reads;
+}
+
+json_t *control_request_of(const char *op, const struct control_argument *arguments, unsigned count,
+                           struct error *error)
+{
+    const struct request *known = find_request(op);
+    json_t *request = known != NULL ? json_pack("{s:s}", "op", op) : NULL;
+    if (request == NULL)
+        error_set(error, "unknown op %.60s", op);
+    for (unsigned i = 0; request != NULL && i < count; i++) {
+        const struct control_argument *a = &arguments[i];
+        json_t *value = value_of(known, a);
+        if (value != NULL && json_object_set_new(request, a->name, value) == 0)
+            continue;
+        error_set(error, "%s does not take this \"%.60s\"", op, a->name);
+        json_decref(request);
+        request = NULL;
+    }
+    return request;
+}
+
 /* ---- clients ---- */
 
 static void free_client(struct control_client *c)
@@ -189,7 +238,7 @@ static void free_client(struct control_client *c)
 
 static void close_client(struct control_client *c)
 {
-    if (c->closed)
+    if (c->closed || c->call != NULL)
         return;
     c->closed = true;
     timer_disarm(&c->control->timers, &c->idle);
@@ -202,7 +251,9 @@ void control_resume(struct control_client *c)
 {
     ASSERT(c->busy);
     c->busy = false;
-    if (c->closed)
+    if (c->call != NULL)
+        end_call(c);
+    else if (c->closed)
         free_client(c);
     else
         pump(c);
@@ -212,6 +263,15 @@ static void on_idle(struct timer *timer, void *owner)
 {
     (void)owner;
     close_client(CONTAINER_OF(timer, struct control_client, idle));
+}
+
+/* Longer than any answer may be: says so instead. */
+static void bound_answer(struct control_client *c)
+{
+    if (buf_ok(&c->out))
+        return;
+    buf_clear(&c->out);
+    control_error(c, "the answer is too long; ask for less with \"limit\"");
 }
 
 /* Runs the next whole line, if there is one. False: nothing to run now. */
@@ -224,10 +284,7 @@ static bool run_next(struct control_client *c)
     struct slice line = slice_take(in, lf);
     control_run(c, line);
     buf_consume(&c->in, lf + 1);
-    if (!buf_ok(&c->out)) { /* longer than any answer may be: say so instead */
-        buf_clear(&c->out);
-        control_error(c, "the answer is too long; ask for less with \"limit\"");
-    }
+    bound_answer(c);
     return true;
 }
 
@@ -273,6 +330,21 @@ static void on_client_ready(struct watch *watch, unsigned events)
     pump(c);
 }
 
+static struct control_client *create_client(struct control *control)
+{
+    struct control_client *c = calloc(1, sizeof *c);
+    if (c == NULL)
+        return NULL;
+    c->control = control;
+    buf_init(&c->in, CONTROL_LINE_MAX);
+    buf_init(&c->out, CONTROL_ANSWER_MAX);
+    list_init(&c->link);
+    timer_init(&c->idle, on_idle);
+    control->client_count++;
+    list_push_back(&control->clients, &c->link);
+    return c;
+}
+
 static void on_connection(struct watch *watch, unsigned events)
 {
     (void)events;
@@ -281,23 +353,50 @@ static void on_connection(struct watch *watch, unsigned events)
     if (fd < 0)
         return;
     struct control_client *c =
-        control->client_count < CONTROL_CLIENTS_MAX ? calloc(1, sizeof *c) : NULL;
+        control->client_count < CONTROL_CLIENTS_MAX ? create_client(control) : NULL;
     if (c == NULL) {
         (void)close(fd);
         return;
     }
-    c->control = control;
-    buf_init(&c->in, CONTROL_LINE_MAX);
-    buf_init(&c->out, CONTROL_ANSWER_MAX);
-    list_init(&c->link);
-    timer_init(&c->idle, on_idle);
-    control->client_count++;
-    list_push_back(&control->clients, &c->link);
     if (!conn_open(&c->conn, control->poller, fd, on_client_ready)) {
         free_client(c);
         return;
     }
     pump(c);
+}
+
+/* ---- calls from within ---- */
+
+static void end_call(struct control_client *c)
+{
+    struct control_call *call = c->call;
+    bound_answer(c);
+    call->answer = c->out;
+    buf_init(&c->out, CONTROL_ANSWER_MAX);
+    free_client(c);
+    call->on_answer(call);
+}
+
+static void on_call(struct mail *mail, void *owner)
+{
+    struct control_call *call = CONTAINER_OF(mail, struct control_call, mail);
+    struct control_client *c = create_client(owner);
+    if (c == NULL) { /* the empty answer says it */
+        buf_init(&call->answer, CONTROL_ANSWER_MAX);
+        call->on_answer(call);
+        return;
+    }
+    c->call = call;
+    control_run(c, call->request);
+    if (!c->busy)
+        end_call(c);
+}
+
+void control_ask(struct control *c, struct control_call *call)
+{
+    struct mail *mail = &call->mail;
+    mail->on_arrival = on_call;
+    mailbox_post(&c->mailbox, &mail);
 }
 
 /* ---- the thread ---- */
@@ -332,53 +431,6 @@ static void *run(void *context)
 }
 
 /* ---- the socket ---- */
-
-static bool is_alive(const struct sockaddr_un *address)
-{
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool alive = fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof *address) == 0;
-    if (fd >= 0)
-        (void)close(fd);
-    return alive;
-}
-
-static void make_directory(const char *path)
-{
-    char directory[sizeof((struct sockaddr_un *)0)->sun_path];
-    (void)snprintf(directory, sizeof directory, "%s", path);
-    char *slash = strrchr(directory, '/');
-    if (slash == NULL || slash == directory)
-        return;
-    *slash = '\0';
-    (void)mkdir(directory, 0750); /* exists, or the bind will say what is wrong */
-}
-
-static int listen_on(const char *path, struct error *error)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    (void)snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
-    make_directory(path);
-    if (is_alive(&address)) {
-        error_set(error,
-                  "another relay answers on control.socket %s; stop it, or give this one a socket "
-                  "of its own",
-                  path);
-        return -1;
-    }
-    (void)unlink(path); /* of a process that is gone */
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    mode_t mask = umask(0177);
-    bool ok = fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 &&
-              listen(fd, 16) == 0;
-    (void)umask(mask);
-    if (!ok) {
-        error_set(error, "cannot listen on control.socket %s: %m", path);
-        if (fd >= 0)
-            (void)close(fd);
-        return -1;
-    }
-    return fd;
-}
 
 /* All but what other threads may still look at: its mailbox. */
 static void close_control(struct control *c)
@@ -426,7 +478,8 @@ struct control *control_start(const struct control_options *options, struct erro
     random_init(&c->random);
     c->poller = poller_create();
     c->reader = store_reader_create(options->store);
-    c->listener = listen_on(options->config->control.socket, error);
+    c->listener =
+        net_listen_unix(options->config->control.socket, SOCKET_MODE, "control.socket", error);
     if (c->listener < 0) {
         free_control(c);
         return NULL;

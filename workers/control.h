@@ -11,7 +11,10 @@
 #include "core/queue/destination.h"
 #include "core/spool/committer.h"
 #include "core/spool/store.h"
+#include "core/base/buf.h"
 #include "dns/resolver.h"
+
+#include <jansson.h>
 
 struct control;
 
@@ -32,6 +35,31 @@ struct control_options {
 /* Binds the socket (a stale one of a dead process is replaced, a live one refused) and starts the
  * thread. */
 struct control *control_start(const struct control_options *options, struct error *error);
+
+/* A request from within the process, answered as one on the socket would be. Whoever makes it keeps
+ * it, and what it borrows, until on_answer. */
+struct control_call {
+    struct mail mail;
+    struct slice request; /* the line, without its end */
+    struct buf answer;    /* the lines; empty: out of memory. Whoever made the call frees it */
+    void (*on_answer)(struct control_call *call); /* on the control's thread */
+};
+
+/* Makes the call. Any thread, never blocks; none may be under way at control_stop. */
+void control_ask(struct control *c, struct control_call *call);
+
+/* Is it an operation that changes nothing? False too where there is none of that name. */
+bool control_only_reads(const char *op);
+
+/* A request's member as text, e.g. from the query part of a URL. */
+struct control_argument {
+    const char *name, *value;
+};
+
+/* The request for `op`, its members in the types that it takes. NULL with `error`: no such
+ * operation, member or value. */
+json_t *control_request_of(const char *op, const struct control_argument *arguments, unsigned count,
+                           struct error *error);
 
 /* Answers what is under way, stops and joins the thread, removes the socket. NULL is harmless. */
 void control_stop(struct control *c);

@@ -39,8 +39,9 @@ struct control_client {
     struct buf in;
     struct buf out;
     struct timer idle;
-    bool busy;   /* an answer is on its way from another thread */
-    bool closed; /* gone, but busy: freed when that answer comes */
+    struct control_call *call; /* from within the process: no connection, one request */
+    bool busy;                 /* an answer is on its way from another thread */
+    bool closed;               /* gone, but busy: freed when that answer comes */
 };
 
 /* A line of the answer. Takes over the reference to `object`. */

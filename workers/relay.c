@@ -4,6 +4,7 @@
 #include "core/base/clock.h"
 #include "workers/control.h"
 #include "workers/engine.h"
+#include "workers/http/http.h"
 #include "workers/intake.h"
 
 #include <errno.h>
@@ -29,6 +30,7 @@ struct relay {
     struct engine engine;
     struct log *log;
     struct control *control;
+    struct http *http;
     int signal_fd;
 };
 
@@ -110,10 +112,15 @@ static int start(struct relay *r, struct error *error)
     r->log = log_open(c->log.path, error);
     if (r->log == NULL)
         return EX_CANTCREAT;
+    r->http = http_start(c, r->log, error); /* answers from now on: not ready yet */
+    if (r->http == NULL)
+        return EX_UNAVAILABLE;
     int status = engine_start(&r->engine, c, r->log, true, error);
     if (status != 0)
         return status;
-    return start_control(r, error) ? 0 : EX_UNAVAILABLE;
+    return start_control(r, error) && http_serve(r->http, &r->engine.parts, r->control, error)
+               ? 0
+               : EX_UNAVAILABLE;
 }
 
 /* ---- running ---- */
@@ -143,6 +150,10 @@ static void reload(struct relay *r)
         told &= worker_reload(&r->engine.workers[i], fresh);
     struct intake_limits limits = engine_intake_limits(fresh);
     intake_set_limits(r->engine.parts.intake, &limits);
+    if (!http_reload(r->http, fresh, &error)) {
+        (void)fprintf(stderr, "onward: the HTTP tokens are not reloaded: %s\n", error.text);
+        log_note(r->log, "reload_refused", error.text);
+    }
     log_note(r->log, told ? "reloaded" : "reload_partial", fresh->path);
 }
 
@@ -172,7 +183,7 @@ static void drain(struct relay *r)
     log_note(r->log, "draining", "no new mail; finishing what is under way");
     engine_drain(&r->engine);
     uint64_t until = clock_mono_ms() + config_of(r)->drain_timeout_ms;
-    while (!engine_is_quiet(&r->engine) && clock_mono_ms() < until &&
+    while (!(engine_is_quiet(&r->engine) && http_is_quiet(r->http)) && clock_mono_ms() < until &&
            !atomic_load(&r->engine.failed)) {
         struct pollfd fd = {.fd = r->signal_fd, .events = POLLIN};
         struct signalfd_siginfo info;
@@ -184,9 +195,11 @@ static void drain(struct relay *r)
 
 static void stop(struct relay *r)
 {
+    http_stop(r->http);
     control_stop(r->control);
     engine_stop(&r->engine);
     control_destroy(&r->control);
+    http_destroy(&r->http);
     if (r->log != NULL)
         log_close(&r->log);
     if (r->signal_fd >= 0)

@@ -215,6 +215,12 @@ static bool check_together(struct config_loader *l, const struct seen *seen)
     if (c->delivery.tls_ca_file != NULL && access(c->delivery.tls_ca_file, R_OK) != 0)
         return config_refuse(l, node_of(seen, "delivery.tls_ca_file"), "delivery.tls_ca_file",
                              "cannot be read; expected a file of PEM certificates");
+    for (unsigned i = 0; i < c->http.listener_count; i++)
+        if (c->http.listeners[i].tls &&
+            (c->http.tls_certificate == NULL || c->http.tls_key == NULL))
+            return config_refuse(l, node_of(seen, "http.listen"), "http.listen",
+                                 "a listener has `tls: true`; expected http.tls_certificate and "
+                                 "http.tls_key, the PEM files to use");
     if (strcmp(c->spool.path, "-") == 0 || strcmp(c->control.socket, "-") == 0)
         return config_refuse(l, node_of(seen, "spool.path"), "spool.path or control.socket",
                              "not a path; expected one that begins with /");
@@ -354,6 +360,17 @@ static bool same_listeners(const struct config *a, const struct config *b)
     return true;
 }
 
+static bool same_http_listeners(const struct config *a, const struct config *b)
+{
+    bool same = a->http.listener_count == b->http.listener_count;
+    for (unsigned i = 0; same && i < a->http.listener_count; i++) {
+        const struct config_http_listener *x = &a->http.listeners[i], *y = &b->http.listeners[i];
+        same = address_same_ip(&x->address, &y->address) && x->address.port == y->address.port &&
+               same_text(x->socket, y->socket) && x->tls == y->tls;
+    }
+    return same;
+}
+
 static bool same_addresses(const struct config *a, const struct config *b)
 {
     bool same = a->own_address_count == b->own_address_count;
@@ -385,6 +402,7 @@ static size_t size_of(enum config_type type)
     case CONFIG_ADDRESSES:
     case CONFIG_NETS:
     case CONFIG_LISTENERS:
+    case CONFIG_HTTP_LISTENERS:
     case CONFIG_STUB_ZONES:
         break;
     }
@@ -406,6 +424,8 @@ static bool same_value(const struct config_key *key, const struct config *a, con
                           *(const struct config_stub_zone *const *)y);
     case CONFIG_LISTENERS:
         return same_listeners(a, b);
+    case CONFIG_HTTP_LISTENERS:
+        return same_http_listeners(a, b);
     case CONFIG_ADDRESSES:
         return same_addresses(a, b);
     case CONFIG_NETS:

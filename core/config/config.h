@@ -17,6 +17,13 @@ struct config_listener {
     bool proxy_protocol; /* connections from submission.proxy_from must open with a PROXY header */
 };
 
+/* One entry of http.listen: an address with a port, or the path of a unix socket. */
+struct config_http_listener {
+    struct address address;
+    const char *socket; /* NULL: `address` */
+    bool tls;           /* with http.tls_certificate and http.tls_key */
+};
+
 /* One entry of dns.stub_zones. */
 struct config_stub_zone {
     const char *name;
@@ -123,6 +130,23 @@ struct config {
     struct {                /* `control:` */
         const char *socket; /* /run/onward/control.sock */
     } control;
+
+    struct {                                          /* `http:` */
+        const struct config_http_listener *listeners; /* default 127.0.0.1:2580, [::1]:2580 */
+        unsigned listener_count;
+        const char *tls_certificate;    /* PEM, the chain behind it; NULL = none */
+        const char *tls_key;            /* PEM */
+        const char *token_file;         /* who may do what over TCP; NULL = nobody anything */
+        unsigned threads;               /* 2: that make messages of injections */
+        unsigned connections_max;       /* 200 per listener */
+        uint64_t body_size_max;         /* 32MB, inflated */
+        uint64_t memory_max;            /* 256MB: bodies received and under way, together */
+        unsigned recipients_max;        /* 50000 per injection */
+        unsigned recipients_per_second; /* 0 = no limit; per token */
+        uint64_t idle_timeout_ms;       /* 30s: no byte moved */
+        uint64_t request_timeout_ms;    /* 2m: a request must be complete, and its answer taken */
+        uint64_t idempotency_window_ms; /* 1d */
+    } http;
 
     uint64_t drain_timeout_ms; /* `drain_timeout`: 30s at SIGTERM */
 };

@@ -106,6 +106,28 @@ static const struct config_key keys[] = {
 
     {"control.socket", CONFIG_PATH, AT(control.socket), NOT, "/run/onward/control.sock", 0, 107,
      false},
+
+    {"http.listen", CONFIG_HTTP_LISTENERS, AT(http.listeners), AT(http.listener_count),
+     "[{address: \"127.0.0.1:2580\"}, {address: \"[::1]:2580\"}]", 0, 16, false},
+    {"http.tls_certificate", CONFIG_PATH, AT(http.tls_certificate), NOT, NULL, 0, 0, false},
+    {"http.tls_key", CONFIG_PATH, AT(http.tls_key), NOT, NULL, 0, 0, false},
+    {"http.token_file", CONFIG_PATH, AT(http.token_file), NOT, NULL, 0, 0, false},
+    {"http.threads", CONFIG_UNSIGNED, AT(http.threads), NOT, "2", 1, 64, false},
+    {"http.connections_max", CONFIG_UNSIGNED, AT(http.connections_max), NOT, "200", 1, 100000,
+     false},
+    {"http.body_size_max", CONFIG_SIZE, AT(http.body_size_max), NOT, "32MB", 1000, TERA / 1000,
+     true},
+    {"http.memory_max", CONFIG_SIZE, AT(http.memory_max), NOT, "256MB", 1000000, TERA, true},
+    {"http.recipients_max", CONFIG_UNSIGNED, AT(http.recipients_max), NOT, "50000", 1, 1000000,
+     true},
+    {"http.recipients_per_second", CONFIG_UNSIGNED, AT(http.recipients_per_second), NOT, "0", 0,
+     1000000000, true},
+    {"http.idle_timeout", CONFIG_DURATION, AT(http.idle_timeout_ms), NOT, "30s", 1000, 3600000,
+     false},
+    {"http.request_timeout", CONFIG_DURATION, AT(http.request_timeout_ms), NOT, "2m", 1000, DAY,
+     true},
+    {"http.idempotency_window", CONFIG_DURATION, AT(http.idempotency_window_ms), NOT, "1d", 60000,
+     30 * DAY, true},
 };
 
 const struct config_key *config_keys(size_t *count_out)

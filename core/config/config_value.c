@@ -224,11 +224,13 @@ static bool set_nets(struct config_loader *l, const struct config_key *key, yaml
     return true;
 }
 
-/* One entry of a mapping in a list: its value node, or NULL. Unknown names are refused. */
-static bool read_entry(struct config_loader *l, yaml_node_t *mapping, const char *path,
-                       const char *const names[2], yaml_node_t *values[2])
+/* One entry of a mapping in a list: the value node of each of `count` names, or NULL. Unknown names
+ * are refused. */
+static bool read_entry(struct config_loader *l, yaml_node_t *mapping, const char *path, int count,
+                       const char *const *names, yaml_node_t **values)
 {
-    values[0] = values[1] = NULL;
+    for (int i = 0; i < count; i++)
+        values[i] = NULL;
     if (mapping->type != YAML_MAPPING_NODE)
         return config_refuse(l, mapping, path,
                              "not a mapping; expected entries as the example file shows");
@@ -236,7 +238,7 @@ static bool read_entry(struct config_loader *l, yaml_node_t *mapping, const char
          p < mapping->data.mapping.pairs.top; p++) {
         yaml_node_t *name = yaml_document_get_node(l->document, p->key);
         int found = -1;
-        for (int i = 0; i < 2 && is_scalar(name); i++)
+        for (int i = 0; i < count && is_scalar(name); i++)
             if (slice_equal(scalar(name), slice_str(names[i])))
                 found = i;
         if (found < 0 || values[found] != NULL)
@@ -245,6 +247,16 @@ static bool read_entry(struct config_loader *l, yaml_node_t *mapping, const char
         values[found] = yaml_document_get_node(l->document, p->value);
     }
     return true;
+}
+
+/* True and false, spelled so; absent is false. */
+static bool read_flag(struct config_loader *l, const struct config_key *key, yaml_node_t *node,
+                      const char *what, bool *out)
+{
+    *out = node != NULL && is_scalar(node) && slice_equal(scalar(node), SLICE_LIT("true"));
+    return node == NULL || *out ||
+           (is_scalar(node) && slice_equal(scalar(node), SLICE_LIT("false"))) ||
+           config_refuse(l, node, key->path, what);
 }
 
 static bool set_listeners(struct config_loader *l, const struct config_key *key, yaml_node_t *node)
@@ -258,7 +270,7 @@ static bool set_listeners(struct config_loader *l, const struct config_key *key,
         return config_refuse(l, node, key->path, "expected 1 to 64 listeners");
     for (size_t i = 0; i < count; i++) {
         yaml_node_t *item = list_item(l, node, i), *values[2];
-        if (!read_entry(l, item, key->path, names, values))
+        if (!read_entry(l, item, key->path, 2, names, values))
             return false;
         items[i] = (struct config_listener){.proxy_protocol = false};
         if (values[0] == NULL || !is_scalar(values[0]) ||
@@ -266,19 +278,67 @@ static bool set_listeners(struct config_loader *l, const struct config_key *key,
             return config_refuse(l, values[0] != NULL ? values[0] : item, key->path,
                                  "not an address with a port; expected \"192.0.2.1:2525\", "
                                  "\"[2001:db8::1]:2525\" or \"*:2525\"");
-        if (values[1] != NULL) {
-            items[i].proxy_protocol =
-                is_scalar(values[1]) && slice_equal(scalar(values[1]), SLICE_LIT("true"));
-            if (!items[i].proxy_protocol &&
-                !(is_scalar(values[1]) && slice_equal(scalar(values[1]), SLICE_LIT("false"))))
-                return config_refuse(l, values[1], key->path, "proxy_protocol is true or false");
-        }
+        if (!read_flag(l, key, values[1], "proxy_protocol is true or false",
+                       &items[i].proxy_protocol))
+            return false;
         for (size_t k = 0; k < i; k++)
             if (address_same_ip(&items[k].address, &items[i].address) &&
                 items[k].address.port == items[i].address.port)
                 return config_refuse(l, values[0], key->path, "listed twice");
     }
     *(const struct config_listener **)value_at(l, key->offset) = items;
+    *(unsigned *)value_at(l, key->count_offset) = (unsigned)count;
+    return true;
+}
+
+/* One of address and socket, and perhaps tls. */
+static bool set_http_listener(struct config_loader *l, const struct config_key *key,
+                              yaml_node_t *item, struct config_http_listener *out)
+{
+    static const char *const names[3] = {"address", "socket", "tls"};
+    enum { SOCKET_PATH_MAX = 107 };
+    yaml_node_t *values[3];
+    *out = (struct config_http_listener){.socket = NULL};
+    if (!read_entry(l, item, key->path, 3, names, values) ||
+        !read_flag(l, key, values[2], "tls is true or false", &out->tls))
+        return false;
+    if ((values[0] != NULL) == (values[1] != NULL))
+        return config_refuse(l, item, key->path, "expected one of `address` and `socket`");
+    if (values[0] != NULL)
+        return (is_scalar(values[0]) && address_parse(scalar(values[0]), &out->address)) ||
+               config_refuse(l, values[0], key->path,
+                             "not an address with a port; expected \"127.0.0.1:2580\", "
+                             "\"[2001:db8::1]:2580\" or \"*:2580\"");
+    if (!is_scalar(values[1]) || scalar(values[1]).len == 0 || scalar(values[1]).ptr[0] != '/' ||
+        scalar(values[1]).len > SOCKET_PATH_MAX || out->tls)
+        return config_refuse(l, values[1], key->path,
+                             "not a unix socket; expected an absolute path of at most 107 "
+                             "characters, without tls");
+    out->socket = keep_string(l, scalar(values[1]));
+    return out->socket != NULL || out_of_memory(l, item, key->path);
+}
+
+static bool set_http_listeners(struct config_loader *l, const struct config_key *key,
+                               yaml_node_t *node)
+{
+    size_t count = list_length(node);
+    struct config_http_listener *items = arena_alloc(l->arena, (count + 1) * sizeof *items);
+    if (items == NULL)
+        return out_of_memory(l, node, key->path);
+    if (count > key->max)
+        return config_refuse(l, node, key->path, "expected at most 16 listeners");
+    for (size_t i = 0; i < count; i++) {
+        if (!set_http_listener(l, key, list_item(l, node, i), &items[i]))
+            return false;
+        for (size_t k = 0; k < i; k++)
+            if (items[i].socket != NULL
+                    ? items[k].socket != NULL && strcmp(items[k].socket, items[i].socket) == 0
+                    : items[k].socket == NULL &&
+                          address_same_ip(&items[k].address, &items[i].address) &&
+                          items[k].address.port == items[i].address.port)
+                return config_refuse(l, list_item(l, node, i), key->path, "listed twice");
+    }
+    *(const struct config_http_listener **)value_at(l, key->offset) = items;
     *(unsigned *)value_at(l, key->count_offset) = (unsigned)count;
     return true;
 }
@@ -292,7 +352,7 @@ static bool set_stub_zones(struct config_loader *l, const struct config_key *key
         return out_of_memory(l, node, key->path);
     for (size_t i = 0; i < count; i++) {
         yaml_node_t *item = list_item(l, node, i), *values[2];
-        if (!read_entry(l, item, key->path, names, values))
+        if (!read_entry(l, item, key->path, 2, names, values))
             return false;
         if (values[0] == NULL || values[1] == NULL || !is_scalar(values[0]) ||
             values[1]->type != YAML_SEQUENCE_NODE || list_length(values[1]) == 0)
@@ -334,6 +394,7 @@ static bool set_scalar(struct config_loader *l, const struct config_key *key, ya
     case CONFIG_ADDRESSES:
     case CONFIG_NETS:
     case CONFIG_LISTENERS:
+    case CONFIG_HTTP_LISTENERS:
     case CONFIG_STUB_ZONES:
         break;
     }
@@ -354,6 +415,8 @@ bool config_set_value(struct config_loader *l, const struct config_key *key, yam
         return set_nets(l, key, node);
     case CONFIG_LISTENERS:
         return set_listeners(l, key, node);
+    case CONFIG_HTTP_LISTENERS:
+        return set_http_listeners(l, key, node);
     case CONFIG_STUB_ZONES:
         return set_stub_zones(l, key, node);
     case CONFIG_STRING:

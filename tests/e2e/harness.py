@@ -470,6 +470,7 @@ class Relay:
                 "spool": {"path": str(self.folder / "spool"), "free_floor": "1MB", "map_size": "16GB"},
                 "log": {"path": str(self.log_path)},
                 "control": {"socket": str(self.folder / "control.sock")},
+                "http": {"listen": [{"socket": str(self.folder / "http.sock")}]},
                 "drain_timeout": "10s"}
 
     def write_config(self, **over: Any) -> None:

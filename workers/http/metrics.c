@@ -1,0 +1,213 @@
+#include "workers/http/http_priv.h"
+
+#include "core/base/clock.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+/* Prometheus' text format 0.0.4: per metric a HELP and a TYPE line and its samples. Counters end in
+ * _total, units are base units and stand in the name; every label takes a few fixed values. */
+
+enum { METRICS_BYTES_MAX = 1 << 20 };
+
+static void head(struct buf *out, const char *name, const char *type, const char *help)
+{
+    buf_printf(out, "# HELP onward_%s %s\n# TYPE onward_%s %s\n", name, help, name, type);
+}
+
+static void sample(struct buf *out, const char *name, uint64_t value)
+{
+    buf_printf(out, "onward_%s %llu\n", name, (unsigned long long)value);
+}
+
+static void labelled(struct buf *out, const char *name, const char *label, const char *is,
+                     uint64_t value)
+{
+    buf_printf(out, "onward_%s{%s=\"%s\"} %llu\n", name, label, is, (unsigned long long)value);
+}
+
+static void counter(struct buf *out, const char *name, const char *help, uint64_t value)
+{
+    head(out, name, "counter", help);
+    sample(out, name, value);
+}
+
+static void gauge(struct buf *out, const char *name, const char *help, uint64_t value)
+{
+    head(out, name, "gauge", help);
+    sample(out, name, value);
+}
+
+/* ---- the workers' figures, summed ---- */
+
+struct sums {
+#define X(name) uint64_t name;
+    WORKER_FIGURES(X)
+#undef X
+};
+
+static struct sums sum_workers(const struct worker_parts *parts)
+{
+    struct sums s = {0};
+    for (unsigned i = 0; i < parts->worker_count; i++) {
+        const struct worker_figures *f = &parts->workers[i].shared.figures;
+#define X(name) s.name += atomic_load_explicit(&f->name, memory_order_relaxed);
+        WORKER_FIGURES(X)
+#undef X
+    }
+    return s;
+}
+
+static void put_workers(struct buf *out, const struct worker_parts *parts)
+{
+    struct sums s = sum_workers(parts);
+    gauge(out, "submissions_open", "SMTP connections of submitters now open.", s.submissions_open);
+    counter(out, "submissions_total", "SMTP connections of submitters.", s.submissions_total);
+    counter(out, "submissions_refused_total", "SMTP connections turned away at their greeting.",
+            s.submissions_refused);
+    counter(out, "smtp_messages_accepted_total", "Messages taken over SMTP.", s.messages_accepted);
+    counter(out, "smtp_accepted_bytes_total", "Content taken over SMTP, in bytes.",
+            s.bytes_accepted);
+    head(out, "recipient_attempts_total", "counter", "Attempts at recipients by how they ended.");
+    labelled(out, "recipient_attempts_total", "outcome", "delivered", s.recipients_delivered);
+    labelled(out, "recipient_attempts_total", "outcome", "deferred", s.recipients_deferred);
+    labelled(out, "recipient_attempts_total", "outcome", "bounced", s.recipients_bounced);
+    counter(out, "outcomes_unknown_total",
+            "Transactions lost behind the final dot, whose outcome is unknown (RFC 1047).",
+            s.outcomes_unknown);
+    gauge(out, "lanes_open", "Lanes now at work for destinations.", s.lanes_open);
+    gauge(out, "sessions_open", "Connections to exchanges now open.", s.sessions_open);
+    counter(out, "sessions_total", "Connections to exchanges.", s.sessions_total);
+    counter(out, "sessions_failed_total", "Connections to exchanges that failed.",
+            s.sessions_failed);
+    counter(out, "transactions_total", "Transactions with exchanges.", s.transactions);
+    counter(out, "races_started_total", "Exchanges started beside a slow one.", s.races_started);
+    counter(out, "races_won_by_later_total", "Races that a later exchange won.",
+            s.races_won_by_later);
+    counter(out, "exchanges_recovered_total", "Exchanges that were well again.",
+            s.exchanges_recovered);
+    counter(out, "tls_handshakes_total", "TLS handshakes with exchanges.", s.tls_handshakes);
+    counter(out, "tls_resumed_total", "Of them, those that resumed a session.", s.tls_resumed);
+}
+
+/* ---- spool, names, exchanges ---- */
+
+static void put_spool(struct buf *out, const struct worker_parts *parts)
+{
+    struct committer_figures f = committer_figures(parts->committer);
+    gauge(out, "queue_messages", "Messages in the queue.", f.messages_queued);
+    gauge(out, "queue_recipients", "Recipients in the queue.", f.recipients_queued);
+    counter(out, "spool_commits_total", "Transactions made durable, one sync each.", f.commits);
+    counter(out, "spool_messages_total", "Messages stored, bounces included.", f.messages);
+    counter(out, "spool_outcomes_total", "Outcomes of attempts stored.", f.outcomes);
+    gauge(out, "spool_has_room", "1 where the spool takes new mail, 0 below its floor.",
+          store_has_room(parts->store));
+    gauge(out, "jobs_waiting", "Deliveries due that no worker has taken yet.",
+          ring_length(parts->jobs));
+}
+
+static void put_dns(struct buf *out, const struct worker_parts *parts)
+{
+    struct resolver_figures d = resolver_figures(parts->resolver);
+    counter(out, "dns_flights_total", "Look-ups of a domain's route.", d.flights);
+    counter(out, "dns_failures_total", "Look-ups that failed for now.", d.failures);
+    counter(out, "dns_cache_hits_total", "Routes found in the cache.", d.cache_hits);
+    counter(out, "dns_cache_misses_total", "Routes not found in the cache.", d.cache_misses);
+    gauge(out, "dns_cached_routes", "Routes in the cache.", d.cached);
+}
+
+enum {
+#define X(state_, name_) +1
+    STATES = 0 HEALTH_STATES(X)
+#undef X
+};
+
+static void count_state(void *context, const struct health_view *v)
+{
+    uint64_t *counts = context;
+    counts[v->state]++;
+}
+
+static void put_health(struct buf *out, const struct worker_parts *parts)
+{
+    uint64_t counts[STATES] = {0};
+    health_visit(parts->health, count_state, counts);
+    head(out, "exchanges", "gauge", "Exchange addresses known, by their health.");
+    for (int i = 0; i < STATES; i++)
+        labelled(out, "exchanges", "state", health_state_name((enum health_state)i), counts[i]);
+}
+
+/* ---- HTTP and the process ---- */
+
+static void put_http(struct buf *out, struct http *h)
+{
+    static const char *const classes[HTTP_STATUS_CLASSES] = {"2xx", "3xx", "4xx", "5xx"};
+    unsigned count;
+    const struct http_route *routes = http_routes(&count);
+    head(out, "http_requests_total", "counter", "HTTP requests by path and class of answer.");
+    for (unsigned i = 0; i <= count; i++)
+        for (int k = 0; k < HTTP_STATUS_CLASSES; k++) {
+            uint64_t n = atomic_load_explicit(&h->shared.answers[i][k], memory_order_relaxed);
+            if (n > 0)
+                buf_printf(out, "onward_http_requests_total{path=\"%s\",class=\"%s\"} %llu\n",
+                           i < count ? routes[i].path : "other", classes[k], (unsigned long long)n);
+        }
+    gauge(out, "http_body_bytes", "Bodies of HTTP requests in memory, in bytes.",
+          atomic_load(&h->shared.memory));
+}
+
+/* The names that Prometheus' client libraries give a process. */
+static void put_process(struct buf *out)
+{
+    struct rusage usage = {0};
+    unsigned long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "re");
+    if (file != NULL) {
+        if (fscanf(file, "%*u %lu", &pages) != 1)
+            pages = 0;
+        (void)fclose(file);
+    }
+    (void)getrusage(RUSAGE_SELF, &usage);
+    double cpu = (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+                 (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+    buf_printf(out,
+               "# HELP process_cpu_seconds_total User and system CPU time, in seconds.\n"
+               "# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total %.6f\n"
+               "# HELP process_resident_memory_bytes Resident memory, in bytes.\n"
+               "# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes %llu\n",
+               cpu, (unsigned long long)pages * (unsigned long long)sysconf(_SC_PAGESIZE));
+}
+
+static void put_state(struct buf *out, const struct http *h)
+{
+    const char *reason;
+    head(out, "build_info", "gauge", "The version that runs.");
+    labelled(out, "build_info", "version", ONWARD_VERSION, 1);
+    gauge(out, "ready", "1 where /readyz says yes.", http_ready(h, &reason));
+    if (h->log != NULL)
+        counter(out, "log_lines_dropped_total", "Log lines dropped because the disk was slow.",
+                log_dropped(h->log));
+}
+
+void http_serve_metrics(struct http_request *r)
+{
+    struct buf out;
+    buf_init(&out, METRICS_BYTES_MAX);
+    put_state(&out, r->http);
+    if (r->parts != NULL) {
+        put_workers(&out, r->parts);
+        put_spool(&out, r->parts);
+        put_dns(&out, r->parts);
+        put_health(&out, r->parts);
+    }
+    put_http(&out, r->http);
+    put_process(&out);
+    struct slice text = buf_slice(&out);
+    char *copy = buf_ok(&out) ? malloc(text.len) : NULL;
+    if (copy != NULL)
+        memcpy(copy, text.ptr, text.len);
+    buf_fini(&out);
+    http_answer(r, MHD_HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", copy, text.len);
+}
