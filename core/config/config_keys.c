@@ -111,7 +111,7 @@ static const struct config_key keys[] = {
      "[{address: \"127.0.0.1:2580\"}, {address: \"[::1]:2580\"}]", 0, 16, false},
     {"http.tls_certificate", CONFIG_PATH, AT(http.tls_certificate), NOT, NULL, 0, 0, false},
     {"http.tls_key", CONFIG_PATH, AT(http.tls_key), NOT, NULL, 0, 0, false},
-    {"http.token_file", CONFIG_PATH, AT(http.token_file), NOT, NULL, 0, 0, false},
+    {"http.token_file", CONFIG_PATH, AT(http.token_file), NOT, NULL, 0, 0, true},
     {"http.threads", CONFIG_UNSIGNED, AT(http.threads), NOT, "2", 1, 64, false},
     {"http.connections_max", CONFIG_UNSIGNED, AT(http.connections_max), NOT, "200", 1, 100000,
      false},
