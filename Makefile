@@ -13,7 +13,8 @@ BUILD    := build/$(VARIANT)
 BUILD_PACKAGES := gcc libc6-dev pkg-config libunbound-dev libjemalloc-dev liblmdb-dev libck-dev libyaml-dev libssl-dev \
                   libidn2-dev libjansson-dev libsystemd-dev libmicrohttpd-dev zlib1g-dev
 RUN_PACKAGES   := dns-root-data
-TEST_PACKAGES  := libcmocka-dev nsd postfix swaks openssl python3 curl prometheus iproute2 clang libclang-rt-14-dev procps
+TEST_PACKAGES  := libcmocka-dev nsd postfix swaks openssl python3 curl prometheus iproute2 clang libclang-rt-14-dev procps \
+                  libnss-wrapper
 TIDY_PACKAGES  := libcmocka-dev clang-tidy clang-format python3 git
 DEMO_PACKAGES  := nsd postfix swaks python3
 
@@ -104,6 +105,7 @@ deps-demo:
 	@tests/install-packages $(BUILD_PACKAGES) $(RUN_PACKAGES) $(DEMO_PACKAGES)
 deps-check:
 	@tests/install-packages $(BUILD_PACKAGES) $(RUN_PACKAGES) $(TEST_PACKAGES)
+	@python3 -B tests/e2e/mailservers.py
 deps-tidy:
 	@tests/install-packages $(BUILD_PACKAGES) $(TIDY_PACKAGES)
 
