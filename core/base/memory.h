@@ -9,6 +9,7 @@
 
 #include "core/base/slice.h"
 
+/* What this process holds, in bytes. */
 struct memory_figures {
     uint64_t anonymous_bytes; /* resident: what the kernel counts */
     uint64_t allocated_bytes; /* live in the allocator's eyes; 0: it does not tell (sanitizers) */

@@ -40,7 +40,7 @@ struct domain {
 /* Fields are immutable after creation except those marked (committer). */
 struct message {
     uint64_t id;
-    uint64_t arrived_wall_ms;
+    int64_t arrived_mono_ms;  /* the age limit counts from here; before this machine's start: < 0 */
     uint32_t recipients_left; /* (committer) unfinished, over all deliveries */
     struct link deliveries;   /* (committer) */
     struct link queue_link;   /* (committer) on the schedule's list of all messages */
@@ -60,7 +60,7 @@ struct delivery {
     struct domain *domain;
     struct link message_link; /* on message->deliveries (committer) */
     struct timer timer;       /* (committer) retry while waiting, age limit while out */
-    uint64_t due_wall_ms;     /* (committer) next attempt */
+    uint64_t due_mono_ms;     /* (committer) next attempt */
     struct address
         *try_first;    /* after an unknown outcome: the exchange to ask again; or NULL. Owned */
     uint16_t attempts; /* ended without success */

@@ -24,7 +24,7 @@ struct schedule {
     void (*on_pushed)(void *context, unsigned count);
     void *context;
     struct random random;
-    uint64_t mono_ms, wall_ms; /* as of the last run */
+    uint64_t mono_ms, wall_ms; /* as of the last schedule_set_time */
     struct timer_wheel wheel;
     struct domain_table *domains;
     struct link messages;   /* struct message, by queue_link */
@@ -110,16 +110,38 @@ void schedule_set_policy(struct schedule *s, const struct schedule_policy *polic
 
 /* ---- time ---- */
 
-/* The wall clock only says how far away a stored moment is; from then on the monotonic clock
- * counts. */
-static uint64_t mono_of(const struct schedule *s, uint64_t wall_ms)
+void schedule_set_time(struct schedule *s, uint64_t mono_ms, uint64_t wall_ms)
 {
-    return wall_ms > s->wall_ms ? s->mono_ms + (wall_ms - s->wall_ms) : s->mono_ms;
+    s->mono_ms = mono_ms > s->mono_ms ? mono_ms : s->mono_ms;
+    s->wall_ms = wall_ms;
+}
+
+uint64_t schedule_due_wall_ms(const struct schedule *s, const struct delivery *d)
+{
+    return s->wall_ms + d->due_mono_ms - s->mono_ms;
+}
+
+/* When a stored attempt is due, told by what the wall clock says now. */
+static uint64_t due_of_stored(const struct schedule *s, uint64_t due_wall_ms)
+{
+    uint64_t wait = due_wall_ms > s->wall_ms ? due_wall_ms - s->wall_ms : 0;
+    uint64_t longest = s->policy.retry_max_ms / 100 * (100 + s->policy.jitter_percent);
+    return s->mono_ms + (wait < longest ? wait : longest);
+}
+
+/* When a stored message came, so that it is not older than its last chance allows. */
+static int64_t arrival_of_stored(const struct schedule *s, uint64_t arrived_wall_ms)
+{
+    uint64_t limit = s->policy.age_limit_ms;
+    uint64_t chance = limit < SCHEDULE_LAST_CHANCE_MS ? limit : SCHEDULE_LAST_CHANCE_MS;
+    uint64_t age = s->wall_ms > arrived_wall_ms ? s->wall_ms - arrived_wall_ms : 0;
+    return (int64_t)s->mono_ms - (int64_t)(age < limit - chance ? age : limit - chance);
 }
 
 static uint64_t expiry_of(const struct schedule *s, const struct delivery *d)
 {
-    return d->message->arrived_wall_ms + s->policy.age_limit_ms;
+    int64_t at = d->message->arrived_mono_ms + (int64_t)s->policy.age_limit_ms;
+    return at > 0 ? (uint64_t)at : 0;
 }
 
 static bool is_held(const struct delivery *d)
@@ -138,11 +160,11 @@ static void make_ready(struct schedule *s, struct delivery *d)
 /* For its next attempt or its age limit, whichever is first. */
 static void arm(struct schedule *s, struct delivery *d)
 {
-    uint64_t due = d->due_wall_ms < expiry_of(s, d) ? d->due_wall_ms : expiry_of(s, d);
-    if (due <= s->wall_ms)
+    uint64_t due = d->due_mono_ms < expiry_of(s, d) ? d->due_mono_ms : expiry_of(s, d);
+    if (due <= s->mono_ms)
         make_ready(s, d);
     else
-        timer_arm(&s->wheel, &d->timer, mono_of(s, due));
+        timer_arm(&s->wheel, &d->timer, due);
 }
 
 static void let_wait(struct schedule *s, struct delivery *d)
@@ -185,11 +207,11 @@ static unsigned push_ready(struct schedule *s)
         struct delivery *d = CONTAINER_OF(s->ready.next, struct delivery, shared.queue_link);
         list_remove(&d->shared.queue_link);
         d->place = PLACE_OUT;
-        if (s->wall_ms >= expiry_of(s, d))
+        if (s->mono_ms >= expiry_of(s, d))
             d->flags |= DELIVERY_EXPIRED;
         bool marked = (d->flags & (DELIVERY_EXPIRED | DELIVERY_OPERATOR_BOUNCE)) != 0;
         if (!marked)
-            timer_arm(&s->wheel, &d->timer, mono_of(s, expiry_of(s, d)));
+            timer_arm(&s->wheel, &d->timer, expiry_of(s, d));
         if (!ring_push(s->ring, d)) {
             d->place = PLACE_WAITING;
             timer_disarm(&s->wheel, &d->timer);
@@ -203,8 +225,7 @@ static unsigned push_ready(struct schedule *s)
 
 int schedule_run(struct schedule *s, uint64_t mono_ms, uint64_t wall_ms)
 {
-    s->mono_ms = mono_ms > s->mono_ms ? mono_ms : s->mono_ms;
-    s->wall_ms = wall_ms;
+    schedule_set_time(s, mono_ms, wall_ms);
     (void)timer_wheel_advance(&s->wheel, s->mono_ms);
     unsigned pushed = push_ready(s);
     if (pushed > 0)
@@ -222,7 +243,7 @@ struct standing {
     uint8_t progress;
     uint8_t delay_noticed;
     uint16_t attempts;
-    uint64_t due_wall_ms;
+    uint64_t due_mono_ms;
     bool has_try_first;
     struct address try_first;
 };
@@ -230,11 +251,11 @@ struct standing {
 static struct standing standing_of(const struct schedule *s, const struct store_state *state)
 {
     if (state == NULL)
-        return (struct standing){.due_wall_ms = s->wall_ms};
+        return (struct standing){.due_mono_ms = s->mono_ms};
     return (struct standing){.progress = state->progress,
                              .delay_noticed = state->delay_noticed,
                              .attempts = state->attempts,
-                             .due_wall_ms = state->due_wall_ms,
+                             .due_mono_ms = due_of_stored(s, state->due_wall_ms),
                              .has_try_first = state->has_try_first,
                              .try_first = state->try_first};
 }
@@ -243,7 +264,7 @@ static bool fits(const struct delivery *d, const struct domain *domain, const st
 {
     bool held = st->progress == PROGRESS_HELD;
     return d->domain == domain && d->attempts == st->attempts &&
-           d->due_wall_ms == st->due_wall_ms && is_held(d) == held &&
+           d->due_mono_ms == st->due_mono_ms && is_held(d) == held &&
            (d->try_first != NULL) == st->has_try_first;
 }
 
@@ -285,7 +306,7 @@ static struct delivery *create_delivery(struct message *m, struct domain *domain
         *d->try_first = st->try_first;
     d->message = m;
     d->domain = domain;
-    d->due_wall_ms = st->due_wall_ms;
+    d->due_mono_ms = st->due_mono_ms;
     d->attempts = st->attempts;
     d->place = PLACE_WAITING;
     d->flags = (uint8_t)((st->progress == PROGRESS_HELD ? DELIVERY_HELD : 0) |
@@ -355,7 +376,8 @@ bool schedule_add(struct schedule *s, uint64_t id, struct slice record,
         return false;
     }
     m->id = id;
-    m->arrived_wall_ms = e.arrived_wall_ms;
+    m->arrived_mono_ms =
+        state_of == NULL ? (int64_t)s->mono_ms : arrival_of_stored(s, e.arrived_wall_ms);
     list_init(&m->deliveries);
     list_push_back(&s->messages, &m->queue_link);
     s->message_count++;
@@ -400,9 +422,9 @@ static uint64_t release_domain(struct schedule *s, struct domain *domain, uint64
     for (struct link *l = domain->stranded.next, *next; l != &domain->stranded; l = next) {
         struct delivery *d = CONTAINER_OF(l, struct delivery, shared.queue_link);
         next = l->next;
-        uint64_t due = s->wall_ms + before++ / RELEASED_A_MS + d->attempts * RELEASE_BRAKE_MS;
-        if (due < d->due_wall_ms) {
-            d->due_wall_ms = due;
+        uint64_t due = s->mono_ms + before++ / RELEASED_A_MS + d->attempts * RELEASE_BRAKE_MS;
+        if (due < d->due_mono_ms) {
+            d->due_mono_ms = due;
             arm(s, d);
         }
     }
@@ -434,7 +456,7 @@ static uint64_t retry_delay(struct schedule *s, unsigned attempts)
     return random_jitter(&s->random, delay, s->policy.jitter_percent);
 }
 
-void schedule_plan_outcome(struct schedule *s, struct commit_op *op, uint64_t wall_ms)
+void schedule_plan_outcome(struct schedule *s, struct commit_op *op)
 {
     struct delivery *d = op->u.outcome.delivery;
     ASSERT(d->place == PLACE_OUT && op->u.outcome.recipient_count == d->recipient_count);
@@ -447,7 +469,8 @@ void schedule_plan_outcome(struct schedule *s, struct commit_op *op, uint64_t wa
     d->message->recipients_left -= finished;
     op->u.outcome.left_in_message = d->message->recipients_left;
     uint64_t delay = retry_delay(s, d->attempts), probe = op->u.outcome.probe_in_ms;
-    op->u.outcome.next_due_wall_ms = wall_ms + (probe > 0 && probe < delay ? probe : delay);
+    d->due_mono_ms = s->mono_ms + (probe > 0 && probe < delay ? probe : delay);
+    op->u.outcome.next_due_wall_ms = schedule_due_wall_ms(s, d);
 }
 
 /* Keeps only the deferred recipients. */
@@ -498,7 +521,6 @@ void schedule_apply_outcome(struct schedule *s, const struct commit_op *op)
     d->place = PLACE_WAITING;
     if (d->attempts < UINT16_MAX)
         d->attempts++;
-    d->due_wall_ms = op->u.outcome.next_due_wall_ms;
     bool was_expired = (d->flags & DELIVERY_EXPIRED) != 0;
     d->flags &= (uint8_t) ~(DELIVERY_EXPIRED | DELIVERY_OPERATOR_BOUNCE);
     if (op->u.outcome.delay_noticed)
@@ -509,7 +531,7 @@ void schedule_apply_outcome(struct schedule *s, const struct commit_op *op)
     if ((d->flags & DELIVERY_OPERATOR_BOUNCE) != 0)
         make_ready(s, d);
     else if (was_expired && !is_held(d)) /* it could not even be returned: not again at once */
-        timer_arm(&s->wheel, &d->timer, mono_of(s, d->due_wall_ms));
+        timer_arm(&s->wheel, &d->timer, d->due_mono_ms);
     else
         let_wait(s, d);
     if (op->u.outcome.stranded_at != 0)
@@ -537,13 +559,13 @@ static bool edit_waiting(struct schedule *s, struct delivery *d, enum commit_edi
         if (!is_held(d))
             return false;
         d->flags &= (uint8_t)~DELIVERY_HELD;
-        d->due_wall_ms = s->wall_ms;
+        d->due_mono_ms = s->mono_ms;
         let_wait(s, d);
         return true;
     case EDIT_RETRY:
         if (is_held(d))
             return false;
-        d->due_wall_ms = s->wall_ms;
+        d->due_mono_ms = s->mono_ms;
         let_wait(s, d);
         return true;
     case EDIT_BOUNCE:

@@ -3,6 +3,12 @@
  * its outcome. One thread only, the committer's; no locks. Time comes in as arguments, so tests and
  * the simulation run it on virtual time.
  *
+ * Time: everything here is on the monotonic clock, so that a wall clock that is set, forward or
+ * back, moves no retry and no age limit. The wall clock is only what stored moments are written and
+ * read in: from the store at start, where a retry is at most retry_max away whatever is written
+ * (the clock may have been wrong when it was, or be wrong now), what came from the future is new,
+ * and what is past its age limit is tried for another SCHEDULE_LAST_CHANCE_MS before it is returned.
+ *
  * Retry times (DESIGN.md 2): first, then doubling up to a maximum, with jitter; the age limit holds
  * wherever a delivery is. A waiting one that reaches it is pushed as DELIVERY_EXPIRED; one that
  * sits in a destination's queue is withdrawn from there first (destination.h); one that a session
@@ -21,6 +27,8 @@
 #include "core/spool/store.h"
 
 struct schedule;
+
+enum { SCHEDULE_LAST_CHANCE_MS = 3600000 };
 
 /* When to try again and how long; from the configuration. */
 struct schedule_policy {
@@ -49,6 +57,10 @@ void schedule_destroy(struct schedule **s);
 /* A reload changed the policy: holds from the next computation on. */
 void schedule_set_policy(struct schedule *s, const struct schedule_policy *policy);
 
+/* What time it is, for all calls until the next: two readings made together, so that one clock can be
+ * told by the other. schedule_run does the same. */
+void schedule_set_time(struct schedule *s, uint64_t mono_ms, uint64_t wall_ms);
+
 /* Takes a committed message in: one delivery per domain, due now. `state_of`, where given (at
  * start-up), tells each recipient's stored progress; recipients of one domain with the same
  * progress share a delivery. Returns false where the record is damaged (nothing was added). */
@@ -60,7 +72,7 @@ bool schedule_add(struct schedule *s, uint64_t id, struct slice record,
 /* An outcome is about to be committed: sets its next_due_wall_ms and left_in_message, which counts
  * outcomes of the same message planned before it. A commit that fails is final for the process, so
  * a plan is never taken back. */
-void schedule_plan_outcome(struct schedule *s, struct commit_op *op, uint64_t wall_ms);
+void schedule_plan_outcome(struct schedule *s, struct commit_op *op);
 
 /* The outcome is durable: finished recipients leave, the rest waits. Frees the delivery and the
  * message where nothing is left of them. */
@@ -85,6 +97,9 @@ int schedule_run(struct schedule *s, uint64_t mono_ms, uint64_t wall_ms);
  * recipients matched. */
 bool schedule_edit(struct schedule *s, struct commit_op *op,
                    void (*on_touched)(void *context, const struct delivery *d), void *context);
+
+/* The next attempt at a waiting delivery, as it is to be stored. */
+uint64_t schedule_due_wall_ms(const struct schedule *s, const struct delivery *d);
 
 /* What is queued now, wherever it is. */
 uint64_t schedule_messages(const struct schedule *s);

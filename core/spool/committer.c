@@ -199,7 +199,7 @@ static void put_edited(void *context, const struct delivery *d)
             store_read_end(reader);
         }
         s.progress = (d->flags & DELIVERY_HELD) != 0 ? PROGRESS_HELD : PROGRESS_WAITING;
-        s.due_wall_ms = d->due_wall_ms;
+        s.due_wall_ms = schedule_due_wall_ms(e->committer->options.schedule, d);
         e->status = store_put_state(e->committer->options.store, d->message->id, indexes[i], &s);
     }
 }
@@ -309,10 +309,10 @@ static void publish_lengths(struct committer *c)
 
 static void run_batch(struct committer *c, struct batch *b)
 {
-    uint64_t wall = clock_wall_ms();
+    schedule_set_time(c->options.schedule, clock_mono_ms(), clock_wall_ms());
     for (unsigned i = 0; i < b->count && !c->failed; i++)
         if (b->ops[i]->kind == COMMIT_OUTCOME)
-            schedule_plan_outcome(c->options.schedule, b->ops[i], wall);
+            schedule_plan_outcome(c->options.schedule, b->ops[i]);
     if (!c->failed && commit_batch(c, b) != STORE_OK)
         fail(c, WRITE_FAILED);
     if (!c->failed)

@@ -126,7 +126,8 @@ static void commit_outcome(struct commit_op *op)
     ASSERT(op->kind == COMMIT_OUTCOME); /* nothing else comes from the delivering half */
     struct sim_message *m = find(op->u.outcome.delivery->message->id);
     ASSERT(m != NULL);
-    schedule_plan_outcome(spool.schedule, op, clock_wall_ms());
+    schedule_set_time(spool.schedule, clock_mono_ms(), clock_wall_ms());
+    schedule_plan_outcome(spool.schedule, op);
     for (uint32_t i = 0; i < op->u.outcome.recipient_count; i++)
         note_verdict(m, op, &op->u.outcome.recipients[i]);
     schedule_apply_outcome(spool.schedule, op);

@@ -120,7 +120,7 @@ static struct world *create(const char *sender, const uint8_t *notify, uint32_t 
     w->domain = calloc(1, sizeof *w->domain + 16);
     assert_non_null(w->domain);
     store_message(w, sender, notify, count);
-    w->message = (struct message){.id = ID, .arrived_wall_ms = ARRIVED};
+    w->message = (struct message){.id = ID, .arrived_mono_ms = 0};
     w->delivery =
         (struct delivery){.message = &w->message, .domain = w->domain, .recipient_count = count};
     for (uint32_t i = 0; i < count; i++)
@@ -455,7 +455,7 @@ static void notices_go_out_where_they_are_asked_for_and_nowhere_else(void **stat
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         struct world *w = create(table[i].sender, &table[i].notify, 1);
-        w->worker.wall_ms = ARRIVED + table[i].age_ms;
+        w->worker.now_ms = table[i].age_ms;
         w->delivery.flags = table[i].noticed ? DELIVERY_DELAY_NOTICED : 0;
         struct flight *f = take_off(w);
         struct reply reply = {

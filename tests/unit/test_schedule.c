@@ -97,7 +97,7 @@ static uint64_t end_stranded(struct world *w, struct delivery *d, const char *ve
                                          .recipient_count = d->recipient_count,
                                          .stranded_at = marks,
                                          .probe_in_ms = probe_ms}};
-    schedule_plan_outcome(w->schedule, &op, WALL + w->now);
+    schedule_plan_outcome(w->schedule, &op);
     schedule_apply_outcome(w->schedule, &op);
     return op.u.outcome.left_in_message;
 }
@@ -475,19 +475,91 @@ static void a_restart_takes_up_where_it_stopped(void **state)
     destroy(w);
 }
 
-static void a_wall_clock_that_jumps_moves_no_retry(void **state)
+/* The wall clock is set by `jump` between two runs of a process's life; it is `wall` that is read. */
+static int run_at(struct world *w, uint64_t now, int64_t jump)
+{
+    w->now = now;
+    return schedule_run(w->schedule, now, WALL + now + (uint64_t)jump);
+}
+
+static void a_wall_clock_that_is_set_moves_no_retry_and_no_age_limit(void **state)
 {
     (void)state;
-    struct world *w = create(64);
-    add(w, 1, TO("a@x.example"));
-    (void)run(w, 0);
-    (void)end(w, ring_pop(w->ring), "F");
-    (void)schedule_run(w->schedule, 1000, WALL + 1000 - DAY); /* a day back */
-    (void)schedule_run(w->schedule, 5 * MINUTE - 1, WALL - DAY + 5 * MINUTE - 1);
-    assert_null(ring_pop(w->ring));
-    (void)schedule_run(w->schedule, 5 * MINUTE, WALL - DAY + 5 * MINUTE);
-    assert_non_null(ring_pop(w->ring));
-    destroy(w);
+    static const int64_t jumps[] = {-365 * (int64_t)DAY, -DAY, 0, DAY, 6 * (int64_t)DAY};
+    for (size_t i = 0; i < sizeof jumps / sizeof *jumps; i++) {
+        struct world *w = create(64);
+        add(w, 1, TO("a@x.example"));
+        (void)run(w, 0);
+        (void)end(w, ring_pop(w->ring), "F");
+        (void)run_at(w, 1000, jumps[i]);
+        (void)run_at(w, 5 * MINUTE - 1, jumps[i]);
+        assert_null(ring_pop(w->ring));
+        (void)run_at(w, 5 * MINUTE, jumps[i]);
+        struct delivery *d = ring_pop(w->ring);
+        assert_non_null(d);
+        assert_false(d->flags & DELIVERY_EXPIRED);
+
+        /* What is stored is told by the clock as it is then. */
+        schedule_set_time(w->schedule, w->now, WALL + w->now);
+        (void)end(w, d, "F");
+        assert_int_equal(schedule_due_wall_ms(w->schedule, d), WALL + 15 * MINUTE);
+        (void)run_at(w, 15 * MINUTE, -jumps[i]);
+        assert_ptr_equal(ring_pop(w->ring), d);
+        (void)run_at(w, 5ull * DAY - 1, -jumps[i]); /* a session has it all the time */
+        (void)end(w, d, "F");
+        (void)run_at(w, 5ull * DAY, jumps[i]);
+        assert_ptr_equal(ring_pop(w->ring), d);
+        assert_true(d->flags & DELIVERY_EXPIRED);
+        destroy(w);
+    }
+}
+
+/* A recipient deferred at WALL for 20 minutes, as a process finds it whose clock says otherwise. */
+static bool stored_at_wall(void *context, uint64_t id, uint32_t recipient, struct store_state *out)
+{
+    (void)context, (void)id, (void)recipient;
+    *out = (struct store_state){
+        .progress = PROGRESS_WAITING, .attempts = 2, .due_wall_ms = WALL + 20 * MINUTE};
+    return true;
+}
+
+static void a_clock_that_was_set_between_two_processes_loses_no_retry(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t ahead; /* the second process's clock of the first's */
+        uint64_t due, expires;
+    } table[] = {
+        {0, 20 * MINUTE, 5ull * DAY},
+        {10 * MINUTE, 10 * MINUTE, 5ull * DAY - 10 * MINUTE},
+        {-HOUR, 80 * MINUTE, 5ull * DAY},
+        {-DAY, 4 * HOUR, 5ull * DAY}, /* at most the longest pause */
+        {-365 * (int64_t)DAY, 4 * HOUR, 5ull * DAY},
+        {DAY, 0, 4ull * DAY},
+        {365 * (int64_t)DAY, 0, SCHEDULE_LAST_CHANCE_MS}, /* tried before it is returned */
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        struct world *w = create(64);
+        struct buf record;
+        schedule_set_time(w->schedule, 0, WALL + (uint64_t)table[i].ahead);
+        buf_init(&record, ENVELOPE_ENCODED_MAX);
+        encode_envelope(&record, 1, WALL, TO("a@x.example"));
+        assert_true(schedule_add(w->schedule, 1, buf_slice(&record), stored_at_wall, NULL));
+        buf_fini(&record);
+        if (table[i].due > 0)
+            (void)run_at(w, table[i].due - 1, table[i].ahead);
+        assert_null(ring_pop(w->ring));
+        (void)run_at(w, table[i].due, table[i].ahead);
+        struct delivery *d = ring_pop(w->ring);
+        assert_non_null(d);
+        assert_false(d->flags & DELIVERY_EXPIRED);
+        (void)run_at(w, table[i].expires - 1, table[i].ahead);
+        (void)end(w, d, "F");
+        (void)run_at(w, table[i].expires, table[i].ahead);
+        assert_ptr_equal(ring_pop(w->ring), d);
+        assert_true(d->flags & DELIVERY_EXPIRED);
+        destroy(w);
+    }
 }
 
 /* The second number of statm. */
@@ -545,7 +617,8 @@ int main(void)
         cmocka_unit_test(one_delivery_is_due_when_its_exchange_may_be_probed),
         cmocka_unit_test(held_mail_is_not_released),
         cmocka_unit_test(a_restart_takes_up_where_it_stopped),
-        cmocka_unit_test(a_wall_clock_that_jumps_moves_no_retry),
+        cmocka_unit_test(a_wall_clock_that_is_set_moves_no_retry_and_no_age_limit),
+        cmocka_unit_test(a_clock_that_was_set_between_two_processes_loses_no_retry),
         cmocka_unit_test(a_million_recipients_take_under_300_bytes_each),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

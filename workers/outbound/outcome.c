@@ -153,6 +153,13 @@ struct results {
     bool relayed_onwards; /* the exchange took over the DSN duty (RFC 3461) */
 };
 
+/* By the monotonic clock, so that a wall clock that is set makes nobody's message old. */
+static uint64_t age_ms(const struct worker *w, const struct results *r)
+{
+    int64_t age = (int64_t)w->now_ms - r->delivery->message->arrived_mono_ms;
+    return age > 0 ? (uint64_t)age : 0;
+}
+
 static bool wants(const struct results *r, enum dsn_kind kind, uint32_t i)
 {
     static const enum outcome_verdict verdicts[] = {[DSN_FAILED] = OUTCOME_BOUNCED,
@@ -182,7 +189,7 @@ static bool add_notice(struct worker *w, const struct results *r, enum dsn_kind 
                           .id = atomic_fetch_add(&w->parts->shared->next_id, 1),
                           .wall_ms = w->wall_ms,
                           .give_up_wall_ms =
-                              r->envelope->arrived_wall_ms + w->config->retry.age_limit_ms,
+                              w->wall_ms + w->config->retry.age_limit_ms - age_ms(w, r),
                           .original = r->envelope,
                           .recipients = about,
                           .recipient_count = told};
@@ -199,8 +206,7 @@ static bool add_notice(struct worker *w, const struct results *r, enum dsn_kind 
 static bool delay_is_due(const struct worker *w, const struct results *r)
 {
     uint64_t after = w->config->retry.delay_notice_ms;
-    return after > 0 && !(r->delivery->flags & DELIVERY_DELAY_NOTICED) &&
-           w->wall_ms >= r->envelope->arrived_wall_ms + after;
+    return after > 0 && !(r->delivery->flags & DELIVERY_DELAY_NOTICED) && age_ms(w, r) >= after;
 }
 
 static void add_notices(struct worker *w, const struct results *r)
@@ -261,7 +267,7 @@ static void log_recipient(struct worker *w, const struct results *r, uint32_t i,
     }
     log_cstr(&line, "domain", r->delivery->domain->name);
     log_u64(&line, "attempt", r->delivery->attempts + 1u);
-    log_u64(&line, "age_ms", w->wall_ms - r->delivery->message->arrived_wall_ms);
+    log_u64(&line, "age_ms", age_ms(w, r));
     if (s != NULL)
         log_session(&line, w, s);
     log_reply(&line, &r->outcome->replies[i]);
