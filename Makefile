@@ -158,11 +158,17 @@ format: ## lay out all C files by .clang-format
 bench: all bench-tools ## measure against Postfix on this machine (see bench/README.md)
 	@bench/run
 
-BENCH_TOOLS := $(patsubst bench/%.c,$(BUILD)/bench/%,$(sort $(wildcard bench/*.c)))
+BENCH_PROGRAMS := load sink delay fill costs
+BENCH_PARTS    := $(filter-out $(BENCH_PROGRAMS:%=bench/tools/%.c),$(sort $(wildcard bench/tools/*.c)))
+BENCH_TOOLS    := $(BENCH_PROGRAMS:%=$(BUILD)/bench/%)
 
-bench-tools: $(BENCH_TOOLS) ## build what bench/scale measures with
+bench-tools: $(BENCH_TOOLS) ## build what the bench and the tests of scale measure with
 
-$(BENCH_TOOLS): %: %.o $(BUILD)/modules.a
+$(BUILD)/bench/parts.a: $(BENCH_PARTS:%.c=$(BUILD)/%.o)
+	@rm -f $@
+	@ar rcs $@ $^
+
+$(BENCH_TOOLS): $(BUILD)/bench/%: $(BUILD)/bench/tools/%.o $(BUILD)/bench/parts.a $(BUILD)/modules.a
 	@echo "  LINK  $@"
 	@$(CC) $(CFLAGS) $(LINK) -o $@ $^ -Wl,--as-needed $(LIBS)
 
@@ -189,4 +195,4 @@ install: all build/onward.yaml.5 ## install under $(DESTDIR)$(PREFIX): binary, m
 clean: ## remove what was built
 	rm -rf build onward
 
--include $(OBJECTS:.o=.d) $(wildcard $(BUILD)/tests/*/*.d $(BUILD)/bench/*.d)
+-include $(OBJECTS:.o=.d) $(wildcard $(BUILD)/tests/*/*.d $(BUILD)/bench/*/*.d)

@@ -12,6 +12,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 enum { PER_COMMIT = 5000, CONTENT_MAX = 1 << 20, RECORD_MAX = 4096 };
 
@@ -26,7 +27,7 @@ struct plan {
 static _Noreturn void fail(const char *what)
 {
     (void)fprintf(stderr, "fill: %s\n", what);
-    exit(1);
+    _exit(1);
 }
 
 static void write_content(const struct plan *p, unsigned long number, struct buf *out)

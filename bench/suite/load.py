@@ -1,0 +1,74 @@
+"""Who submits: our load generator (bench/tools/load.c), or smtp-source, which we did not write."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from .surroundings import RELAY, TOOLS
+from harness import ORIGIN, tool
+
+
+@dataclass(frozen=True)
+class Mail:
+    """What is submitted. Message n goes to all of its recipients at <label><n % domains>."""
+
+    size: int = 10240
+    domains: int = 1
+    recipients: int = 1
+    submitters: int = 20
+    label: str = "d"
+
+
+class Load:
+    """Our generator, running; `finish` waits for its end and returns what it found."""
+
+    def __init__(self, mail: Mail, messages: int, group: str = "a", to: tuple[str, int] = RELAY, **more: int) -> None:
+        options = {"to": f"{to[0]}:{to[1]}", "messages": messages, "submitters": mail.submitters, "domains": mail.domains,
+                   "recipients": mail.recipients, "size": mail.size, "label": mail.label, "origin": ORIGIN, "group": group, **more}
+        words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        self.process = subprocess.Popen([TOOLS / "load", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def finish(self, limit_s: float) -> dict[str, Any]:
+        try:
+            out, complaint = self.process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+            raise AssertionError(f"not all mail was accepted within {limit_s:.0f} s") from None
+        if self.process.returncode != 0:
+            raise AssertionError(complaint.strip())
+        return json.loads(out)
+
+
+class ThirdPartyLoad:
+    """smtp-source with the same interface, for mail to one recipient at one domain."""
+
+    def __init__(self, mail: Mail, messages: int, group: str = "a", to: tuple[str, int] = RELAY) -> None:
+        del group  # it marks nothing
+        self.messages = messages
+        self.began = time.monotonic()
+        self.process = subprocess.Popen([tool("smtp-source"), "-s", str(mail.submitters), "-m", str(messages), "-l", str(mail.size),
+                                         "-N", "-f", f"sender@postbox.{ORIGIN}", "-t", f"r@{mail.label}0.{ORIGIN}",
+                                         f"{to[0]}:{to[1]}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def finish(self, limit_s: float) -> dict[str, Any]:
+        end = self.began + limit_s
+        pid, status, used = 0, 0, None
+        while pid == 0 and time.monotonic() < end:
+            pid, status, used = os.wait4(self.process.pid, os.WNOHANG)
+            time.sleep(0.001 if pid == 0 else 0)
+        last = time.monotonic()
+        if pid == 0:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"not all mail was accepted within {limit_s:.0f} s")
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        if self.process.returncode != 0 or used is None:
+            raise AssertionError("smtp-source gave up")
+        return {"accepted": self.messages, "refused": 0, "began_s": self.began, "last_s": last,
+                "cpu_us": (used.ru_utime + used.ru_stime) / self.messages * 1e6}

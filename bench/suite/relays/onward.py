@@ -1,0 +1,53 @@
+"""Onward, with its defaults but for places and names."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from ..surroundings import BINARY, DNS_PORT, RELAY, SMTP_PORT, require
+from .base import Relay, output_of
+from harness import ORIGIN, RELAY_NAME, merge, onward, parse_objects, to_yaml
+
+
+class Onward(Relay):
+    """`onward serve`."""
+
+    name = "onward"
+    pace = 1.0
+
+    @classmethod
+    def version(cls) -> str:
+        require(BINARY.exists(), f"{BINARY} is missing; build it with: make")
+        return output_of(BINARY, "--version")
+
+    def start(self) -> None:
+        self.config_path = self.folder / "onward.yaml"
+        self.config_path.write_text(to_yaml(merge(self._config(), dict(self.setting.onward))))
+        self.run([BINARY, "serve", "-c", self.config_path])
+
+    def _config(self) -> dict[str, Any]:
+        tls = "opportunistic" if self.setting.tls else "off"
+        return {"hostname": RELAY_NAME, "drain_timeout": "2s",
+                "submission": {"listen": [{"address": f"{RELAY[0]}:{RELAY[1]}"}]},
+                "spool": {"path": str(self.folder / "spool"), "map_size": "100GB"},
+                "delivery": {"port": SMTP_PORT, "tls": tls},
+                # The name server's zone hangs below no root here, so it is asked directly and not validated.
+                "dns": {"dnssec": False, "stub_zones": [{"zone": ORIGIN, "servers": [f"127.0.0.1@{DNS_PORT}"]}],
+                        "unbound": [f"domain-insecure: {ORIGIN}", "do-not-query-localhost: no"]},
+                "log": {"path": str(self.folder / "onward.log")},
+                "control": {"socket": str(self.folder / "control.sock")}}
+
+    def ask(self, *arguments: str) -> list[dict[str, Any]]:
+        """The objects that a command prints with --json."""
+        done = onward(*arguments, "--json", "-c", self.config_path)
+        if done.returncode != 0:
+            raise AssertionError(f"onward {' '.join(arguments)}: {done.stderr}")
+        return parse_objects(done.stdout)
+
+    def pid(self) -> int:
+        return max(self.group.pids(), key=lambda pid: pid == self.process.pid)
+
+    def stop(self) -> None:
+        self.process.signal(signal.SIGTERM)
+        self.process.wait()
