@@ -13,9 +13,10 @@ BUILD    := build/$(VARIANT)
 BUILD_PACKAGES := gcc libc6-dev pkg-config libunbound-dev libjemalloc-dev liblmdb-dev libck-dev libyaml-dev libssl-dev \
                   libidn2-dev libjansson-dev libsystemd-dev libmicrohttpd-dev zlib1g-dev
 RUN_PACKAGES   := dns-root-data
-TEST_PACKAGES  := libcmocka-dev nsd postfix swaks openssl python3 curl prometheus iproute2 clang libclang-rt-14-dev procps \
-                  libnss-wrapper
-TIDY_PACKAGES  := libcmocka-dev clang-tidy clang-format python3 git
+TEST_PACKAGES  := libcmocka-dev libxxhash-dev nsd postfix swaks openssl python3 curl prometheus iproute2 clang \
+                  libclang-rt-14-dev procps libnss-wrapper
+TIDY_PACKAGES  := libcmocka-dev libxxhash-dev clang-tidy clang-format python3 git
+BENCH_PACKAGES := libxxhash-dev nsd postfix openssl python3 iproute2 util-linux procps gnuplot-nox linux-perf valgrind git
 DEMO_PACKAGES  := nsd postfix swaks python3
 
 ifeq ($(origin CC),default)
@@ -56,8 +57,8 @@ UNITS    := $(sort $(wildcard tests/unit/test_*.c))
 UNIT_BINARIES := $(UNITS:tests/unit/%.c=$(BUILD)/tests/%)
 FUZZERS  := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all help deps-build deps-demo deps-check deps-tidy build demo check quick asan tsan unit sim fuzz fuzz-binaries tidy \
-        format bench bench-tools install clean
+.PHONY: all help deps-build deps-demo deps-check deps-bench deps-tidy build demo check quick asan tsan unit sim fuzz fuzz-binaries tidy \
+        format bench bench-quick bench-plots bench-peers bench-tools install clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -106,6 +107,8 @@ deps-demo:
 deps-check:
 	@tests/install-packages $(BUILD_PACKAGES) $(RUN_PACKAGES) $(TEST_PACKAGES)
 	@python3 -B tests/e2e/mailservers.py
+deps-bench:
+	@tests/install-packages $(BUILD_PACKAGES) $(RUN_PACKAGES) $(BENCH_PACKAGES)
 deps-tidy:
 	@tests/install-packages $(BUILD_PACKAGES) $(TIDY_PACKAGES)
 
@@ -155,8 +158,19 @@ tidy: deps-tidy ## static analysis: clang-tidy, include arrows, documented heade
 format: ## lay out all C files by .clang-format
 	clang-format -i $$(git ls-files '*.[ch]')
 
-bench: all bench-tools ## measure against Postfix on this machine (see bench/README.md)
+bench: all bench-tools bench-peers ## measure against Postfix, Exim and Haraka, within an hour (see bench/README.md)
 	@bench/run
+	@bench/plot build/bench/results.json
+
+bench-quick: all bench-tools bench-peers ## the same in small, within five minutes
+	@bench/run --quick --out build/bench/quick.json
+	@bench/plot build/bench/quick.json build/bench/quick
+
+bench-plots: bench ## make the plots that README.md shows: those of `make bench`
+	@install -m 0644 build/bench/plots/*.svg build/bench/plots/tables.md bench/plots/
+
+bench-peers: deps-bench ## bring the relays to measure against
+	@bench/run --fetch
 
 BENCH_PROGRAMS := load sink delay fill costs
 BENCH_PARTS    := $(filter-out $(BENCH_PROGRAMS:%=bench/tools/%.c),$(sort $(wildcard bench/tools/*.c)))

@@ -1,4 +1,4 @@
-"""bench/scale in small, by counts instead of times: a hung exchange in front of many domains, and 30 % of all exchanges hung.
+"""What bench/suite/hung.py measures, in small and by counts instead of times: a hung exchange in front of many domains, and 30 % of all exchanges hung.
 
 The bounds are those of the relay's rules. A destination has at most `connections_per_destination` lanes, and a lane opens one
 connection to the hung exchange before it is known: by its second lost patience the exchange is demoted, and a lane that
@@ -11,11 +11,12 @@ from __future__ import annotations
 import pathlib
 import sys
 
-from harness import E2ETest, World, main, scaled
+from harness import E2ETest, Relay, World, main, scaled
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bench"))
 
-from rig import Message, Sink, submit  # noqa: E402  (its folder was just put on the path)
+from suite.load import Load, Mail  # noqa: E402  (its folder was just put on the path)
+from suite.sinks import Sink  # noqa: E402
 
 LANES = 20  # delivery.connections_per_destination
 HUNG = "127.2.0.1"
@@ -23,8 +24,18 @@ LIMIT_S = 40.0
 PROBES_MAX = 1  # a test ends within LIMIT_S of the demotion, before a first probe is due at 54 s; one for good measure
 
 
+def submit(relay: Relay, group: str, label: str, domains: int, each: int = 1) -> None:
+    """So many messages for each of the domains LABEL0, LABEL1, ..., all accepted."""
+    Load(Mail(size=2048, domains=domains, label=label), domains * each, group, ("127.0.0.1", relay.port)).finish(LIMIT_S)
+
+
 class Scale(E2ETest):
     limit_s = 60
+
+    def sink(self, world: World, hung: str) -> Sink:
+        sink = Sink(world.delivery_port, hung=[hung])
+        world.helpers.append(sink)
+        return sink
 
     def delivered_once(self, sink: Sink, group: str, count: int) -> None:
         sink.goal(group, count)
@@ -41,13 +52,13 @@ class Scale(E2ETest):
         for number in range(count):
             second = f"mx.d{number}" if own_second else "second"
             world.zone.add(f"d{number} MX 10 first", f"d{number} MX 20 {second}", f"mx.d{number} A 127.10.0.{number + 1}")
-        sink = Sink(world, hung=[f"{HUNG}/32"])
+        sink = self.sink(world, f"{HUNG}/32")
         relay = world.start()
-        submit(relay.port, [Message(f"a{n}", f"r@{world.zone.name(f'd{n}')}") for n in range(count)])
+        submit(relay, "a", "d", count)
         self.delivered_once(sink, "a", count)
         found_out = sink.prefix(f"{HUNG}/32")["connections"]
         self.assertGreater(found_out, 0)
-        submit(relay.port, [Message(f"b{n}", f"r@{world.zone.name(f'd{n}')}") for n in range(count)])
+        submit(relay, "b", "d", count)
         self.delivered_once(sink, "b", count)
         in_all = sink.prefix(f"{HUNG}/32")["connections"]
         self.assertLessEqual(in_all, found_out + PROBES_MAX, "an exchange known to hang was called again")
@@ -67,14 +78,15 @@ class Scale(E2ETest):
         """A hundred exchanges, and mail for all: that for the well ones arrives. Then returns, with how much waits."""
         world = self.world()
         each, wells, ills = scaled(40), 70, 30
-        domains = [("w", world.mx(f"w{n}", f"127.10.0.{n + 1}")) for n in range(wells)]
+        for number in range(wells):
+            world.mx(f"w{number}", f"127.10.0.{number + 1}")
         for number in range(ills):
             second = [f"127.30.0.{number + 1}"] if pairs else []
-            domains.append(("h", world.mx(f"h{number}", f"127.20.0.{number + 1}", *second)))
-        sink = Sink(world, hung=["127.20.0.0/16"])
+            world.mx(f"h{number}", f"127.20.0.{number + 1}", *second)
+        sink = self.sink(world, "127.20.0.0/16")
         relay = world.start()
-        submit(relay.port, [Message(f"{group}{at}-{n}", f"r@{domain}")
-                            for n in range(each) for at, (group, domain) in enumerate(domains)])
+        submit(relay, "h", "h", ills, each)
+        submit(relay, "w", "w", wells, each)
         self.delivered_once(sink, "w", wells * each)
         hung = sink.prefix("127.20.0.0/16")
         self.assertGreater(hung["open"], 0)

@@ -22,17 +22,19 @@ class Setting:
     """How a scenario wants the relay set up."""
 
     tls: bool = False
+    port: int = RELAY[1]
     onward: Mapping[str, Any] = field(default_factory=dict)  # further configuration of Onward
 
 
 class Relay(abc.ABC):
-    """A relay that takes mail at RELAY and carries it to port 25 of what the name server says. One at a time."""
+    """A relay that takes mail at `listens` and carries it to port 25 of what the name server says."""
 
     name: ClassVar[str]
     pace: ClassVar[float]  # messages it is given for each of Onward's, so that runs last about as long
 
     def __init__(self, folder: pathlib.Path, group: Group, setting: Setting) -> None:
         self.folder, self.group, self.setting = folder / self.name, group, setting
+        self.listens = (RELAY[0], setting.port)
         self.folder.mkdir()
         self.folder.chmod(0o755)
 
@@ -57,7 +59,7 @@ class Relay(abc.ABC):
     def _listens(self) -> bool:
         self.process.require_running()
         with socket.socket() as sock:
-            return sock.connect_ex(RELAY) == 0
+            return sock.connect_ex(self.listens) == 0
 
     def template(self, name: str, **values: object) -> str:
         """A file of bench/peers with @name@ replaced."""

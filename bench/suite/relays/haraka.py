@@ -10,7 +10,7 @@ import pathlib
 import shutil
 import subprocess
 
-from ..surroundings import BENCH, RELAY, ROOT, require
+from ..surroundings import BENCH, ROOT, require
 from .base import Relay, output_of
 from harness import ORIGIN
 
@@ -18,16 +18,16 @@ TREE = ROOT / "build" / "peers" / "haraka"
 PACKAGE = TREE / "node_modules" / "Haraka"
 
 
-def install() -> None:
-    """Once, with the network: `make bench` does it ahead."""
+def fetch() -> None:
+    """Once, with the network."""
     if PACKAGE.exists():
         return
-    require(shutil.which("npm") is not None, "not measured: it comes with npm, which is missing; get it with: apt-get install npm")
+    require(shutil.which("npm") is not None, "it comes with npm, which is missing; get it with: apt-get install npm")
     wanted = (BENCH / "peers" / "haraka-version").read_text().strip()
     TREE.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--omit=dev", "--omit=optional", "--prefix", TREE,
                            f"Haraka@{wanted}"], capture_output=True, text=True, timeout=300, check=False)
-    require(done.returncode == 0 and PACKAGE.exists(), f"not measured: npm could not install Haraka {wanted}: {done.stderr[-300:].strip()}")
+    require(done.returncode == 0 and PACKAGE.exists(), f"npm could not install Haraka {wanted}: {done.stderr[-300:].strip()}")
 
 
 class Haraka(Relay):
@@ -38,17 +38,18 @@ class Haraka(Relay):
 
     @classmethod
     def version(cls) -> str:
-        require(PACKAGE.exists(), "not measured: not installed; `make bench-peers` does it with npm")
+        require(PACKAGE.exists(), "not measured: not here; `make bench-peers` installs it with npm")
         package = json.loads((PACKAGE / "package.json").read_text())
         return f"Haraka {package['version']} on Node.js {output_of('node', '--version')}"
 
     def start(self) -> None:
+        shutil.copytree(PACKAGE / "config", self.folder / "config")  # its defaults, as `haraka -i` lays them out
         shutil.copytree(BENCH / "peers" / "haraka", self.folder, dirs_exist_ok=True)
         (self.folder / "queue").mkdir()
-        values = {"listen": f"{RELAY[0]}:{RELAY[1]}", "tls": str(self.setting.tls).lower(), "hostname": f"relay.{ORIGIN}"}
-        for path in self.folder.rglob("*"):
-            if path.is_file():
-                path.write_text(self._filled(path, values))
+        values = {"listen": f"{self.listens[0]}:{self.listens[1]}", "tls": str(self.setting.tls).lower(), "hostname": f"relay.{ORIGIN}"}
+        for name in ("me", "smtp.ini", "outbound.ini"):
+            path = self.folder / "config" / name
+            path.write_text(self._filled(path, values))
         self.run(["node", PACKAGE / "haraka.js"], {"HARAKA": str(self.folder)})
 
     @staticmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-from ..surroundings import BINARY, DNS_PORT, RELAY, SMTP_PORT, require
+from ..surroundings import BINARY, DNS_PORT, SMTP_PORT, require
 from .base import Relay, output_of
 from harness import ORIGIN, RELAY_NAME, merge, onward, parse_objects, to_yaml
 
@@ -29,13 +29,14 @@ class Onward(Relay):
     def _config(self) -> dict[str, Any]:
         tls = "opportunistic" if self.setting.tls else "off"
         return {"hostname": RELAY_NAME, "drain_timeout": "2s",
-                "submission": {"listen": [{"address": f"{RELAY[0]}:{RELAY[1]}"}]},
+                "submission": {"listen": [{"address": f"{self.listens[0]}:{self.listens[1]}"}]},
                 "spool": {"path": str(self.folder / "spool"), "map_size": "100GB"},
                 "delivery": {"port": SMTP_PORT, "tls": tls},
                 # The name server's zone hangs below no root here, so it is asked directly and not validated.
                 "dns": {"dnssec": False, "stub_zones": [{"zone": ORIGIN, "servers": [f"127.0.0.1@{DNS_PORT}"]}],
                         "unbound": [f"domain-insecure: {ORIGIN}", "do-not-query-localhost: no"]},
                 "log": {"path": str(self.folder / "onward.log")},
+                "http": {"listen": []},
                 "control": {"socket": str(self.folder / "control.sock")}}
 
     def ask(self, *arguments: str) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 
-from ..surroundings import RELAY, require
+from ..surroundings import require
 from .base import CONCURRENCY, Relay
 from harness import ORIGIN, tool
 
@@ -29,7 +29,7 @@ class Postfix(Relay):
         shutil.chown(self.folder / "data", "postfix")
         level = "may" if self.setting.tls else "none"
         values = {"folder": self.folder, "origin": ORIGIN, "concurrency": CONCURRENCY, "tls": level,
-                  "listen": f"{RELAY[0]}:{RELAY[1]}"}
+                  "listen": f"{self.listens[0]}:{self.listens[1]}"}
         (self.config / "main.cf").write_text(self.template("postfix.cf", **values))
         (self.config / "master.cf").write_text(self.template("postfix-master.cf", **values))
         self.run([tool("postfix"), "-c", self.config, "start-fg"])
