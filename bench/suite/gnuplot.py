@@ -17,9 +17,9 @@ NAMES = {"onward": "Onward", "postfix": "Postfix", "exim": "Exim", "haraka": "Ha
 STYLE = f"""set encoding utf8
 set border 3 linecolor rgb "{FAINT}" linewidth 1
 set tics nomirror scale 0.4 textcolor rgb "{INK}"
-set grid ytics linecolor rgb "{FAINT}" linewidth 0.5 dashtype solid
+set grid ytics linecolor rgb "#e3e6e9" linewidth 1 dashtype solid
 set key textcolor rgb "{INK}" noautotitle samplen 1.5 spacing 1.25
-set title textcolor rgb "{INK}" font ",15" offset 0,0.3
+set title textcolor rgb "{INK}" font ":Bold" offset 0,-0.2
 set xlabel textcolor rgb "{INK}"
 set ylabel textcolor rgb "{INK}"
 set label textcolor rgb "{INK}"
@@ -32,6 +32,15 @@ def block(name: str, rows: Iterable[Sequence[object]]) -> str:
     return f"${name} << EOD\n" + "\n".join(lines) + "\nEOD\n"
 
 
+def named_line(name: str, relay: str, rows: list[list[float]], points: bool = False) -> tuple[str, list[str]]:
+    """Data and plot of a relay's line with its name at its end."""
+    width, colour = (3 if relay == "onward" else 2), COLOURS[relay]
+    style = f"linespoints pointtype 7 pointsize 0.8 linewidth {width}" if points else f"lines linewidth {width}"
+    data = block(name, rows) + block(f"{name}_end", [[*rows[-1], NAMES[relay]]])
+    return data, [f"${name} using 1:2 with {style} linecolor rgb '{colour}'",
+                  f"${name}_end using 1:2:3 with labels left offset 0.8,0 textcolor rgb '{colour}'"]
+
+
 def draw(folder: pathlib.Path, name: str, script: str, size: tuple[int, int]) -> list[pathlib.Path]:
     """Writes NAME.svg and NAME.png."""
     require(shutil.which("gnuplot") is not None, "gnuplot is missing; get it with: apt-get install gnuplot-nox")
@@ -40,9 +49,9 @@ def draw(folder: pathlib.Path, name: str, script: str, size: tuple[int, int]) ->
     for terminal, scale, ending in (("svg", 1.0, "svg"), ("pngcairo", 1.6, "png")):
         path = folder / f"{name}.{ending}"
         wide, high = (int(length * scale) for length in size)
-        options = f"size {wide},{high} font '{FONT},{int(13 * scale)}' background rgb '#ffffff'"
+        options = f"size {wide},{high} font '{FONT},13' background rgb '#ffffff'"
         if terminal == "pngcairo":
-            options = f"size {wide},{high} font 'Helvetica,12' fontscale {scale} linewidth {scale} pointscale {scale} background rgb '#ffffff'"
+            options = f"size {wide},{high} font 'Helvetica,10' fontscale {scale} linewidth {scale} pointscale {scale} background rgb '#ffffff'"
         whole = f"set terminal {terminal} {options}\nset output '{path}'\n{STYLE}\n{script}\n"
         done = subprocess.run(["gnuplot"], input=whole, capture_output=True, text=True, check=False)
         if done.returncode != 0 or "line" in done.stderr:

@@ -7,7 +7,7 @@ import pathlib
 from math import log10
 from typing import Callable
 
-from .gnuplot import COLOURS, GOAL, INK, NAMES, block, draw
+from .gnuplot import COLOURS, GOAL, INK, NAMES, block, draw, named_line
 from .results import Results
 from .surroundings import BENCH
 
@@ -46,7 +46,7 @@ set xtics; set grid ytics; set border 3
 def throughput(results: Results) -> Script:
     if not present(results, "one", "cpu_us"):
         return None
-    return ("set multiplot layout 1,2 margins 0.08,0.97,0.06,0.84 spacing 0.12\n"
+    return ("set multiplot layout 1,2 margins 0.08,0.97,0.06,0.82 spacing 0.12\n"
             + bars(results, "per_s", "Messages a second, end to end: more is better", "", "rate")
             + bars(results, "cpu_us", "CPU time a message (µs): less is better", "", "cpu") + "unset multiplot")
 
@@ -76,10 +76,10 @@ def scenarios(results: Results) -> Script:
         if relay == "onward":
             plots.append(f"$onward using 4:1:5 with labels left offset 1.2,0 textcolor rgb '{COLOURS[relay]}'")
     names = ", ".join(f"'{text}' {place}" for place, (_, text) in enumerate(reversed(shown)))
-    return data + f"""set title "Messages a second in each scenario, to Postfix's (logarithmic)"
+    return data + f"""set title "Messages a second, to Postfix's, in each scenario"
 set logscale x; set xrange [0.05:150]; set yrange [-0.7:{len(shown) - 0.3}]; set ytics ({names}) scale 0
 set xtics ("1/10" 0.1, "1/3" 0.333, "Postfix = 1" 1, "3 x" 3, "10 x" 10, "30 x" 30, "100 x" 100); set grid xtics ytics
-set key top left Left reverse horizontal outside
+set key outside top center horizontal Left reverse
 set arrow from 1,graph 0 to 1,graph 1 nohead linecolor rgb "{COLOURS['postfix']}" linewidth 1
 plot {", ".join(plots)}"""
 
@@ -88,7 +88,7 @@ plot {", ".join(plots)}"""
 
 
 def percentile_axis() -> str:
-    marks = ((0.0, "0"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %"))
+    marks = ((0.0, "0"), (0.5, "50 %%"), (0.9, "90 %%"), (0.99, "99 %%"), (0.999, "99.9 %%"))
     return ", ".join(f"'{text}' {place(part):.4f}" for part, text in marks)
 
 
@@ -102,13 +102,12 @@ def curves(results: Results, key: str, title: str, name: str) -> str:
     for relay in ORDER:
         found = [run[key] for run in results.runs("own", relay) if run.get(key)]
         if found:
-            points = [[place(part), max(us, 1) / 1000] for part, us in found[-1]["points"] if place(part) <= 3.3]
-            data += block(f"{name}_{relay}", points)
-            width = 3 if relay == "onward" else 2
-            plots.append(f"${name}_{relay} using 1:2 with lines linewidth {width} linecolor rgb '{COLOURS[relay]}' title '{NAMES[relay]}'")
+            points = [[place(part), max(us, 1) / 1000] for part, us in found[-1]["points"] if place(part) <= 3.01]
+            line, plot = named_line(f"{name}_{relay}", relay, points)
+            data, plots = data + line, plots + plot
     return data + f"""set title "{title}"
-set xtics ({percentile_axis()}); set xrange [0:3.3]; set xlabel "of all messages"; set ylabel "milliseconds"
-set logscale y; set yrange [0.1:*]; set format y "%g"; set key top left Left reverse
+set xtics ({percentile_axis()}); set xrange [0:3.9]; set xlabel "of all messages take no longer"
+set logscale y; set yrange [0.1:*]; set ytics ("0.1 ms" 0.1, "1 ms" 1, "10 ms" 10, "100 ms" 100, "1 s" 1000, "10 s" 10000, "100 s" 1e5)
 plot {", ".join(plots)}
 """
 
@@ -116,7 +115,7 @@ plot {", ".join(plots)}
 def latency(results: Results) -> Script:
     if not present(results, "own", "cpu_us"):
         return None
-    return ("set multiplot layout 1,2 margins 0.07,0.98,0.16,0.88 spacing 0.09\n"
+    return ("set multiplot layout 1,2 margins 0.07,0.99,0.15,0.9 spacing 0.09\n"
             + curves(results, "submission", "Submitting: from MAIL to the 250", "in")
             + curves(results, "end_to_end", "End to end: from MAIL to the exchange", "out") + "unset multiplot")
 
@@ -131,21 +130,22 @@ def cost(results: Results) -> Script:
     for relay in ORDER:
         rows = [[count, value.median] for name, count in places if (value := results.of(name, relay, "cpu_us"))]
         if len(rows) > 1:
-            data += block(f"to_{relay}", rows)
-            plots.append(f"$to_{relay} using 1:2 with linespoints pointtype 7 pointsize 0.9 linewidth 2.5 "
-                         f"linecolor rgb '{COLOURS[relay]}' title '{NAMES[relay]}'")
+            line, plot = named_line(f"to_{relay}", relay, rows, points=True)
+            data, plots = data + line, plots + plot
     if not plots or len(queue) < 2:
         return None
     limit = queue[0][1] * 1.25
-    return data + block("queue", queue) + f"""set multiplot layout 1,2 margins 0.08,0.98,0.16,0.88 spacing 0.1
-set title "CPU time a message, against destinations (µs)"
-set logscale xy; set xlabel "destinations"; set xrange [0.7:15000]; set yrange [10:*]; set format x "%'.0f"; set format y "%'.0f"
-set key top left Left reverse horizontal
+    queue_line, queue_plot = named_line("queue", "onward", queue, points=True)
+    return data + queue_line + f"""set multiplot layout 1,2 margins 0.07,0.99,0.15,0.9 spacing 0.08
+set title "CPU time a message against destinations"
+set logscale xy; set xlabel "destinations"; set xrange [0.7:120000]; set xtics ("1" 1, "200" 200, "10,000" 10000)
+set yrange [10:*]; set ytics ("10 µs" 10, "100 µs" 100, "1 ms" 1000, "10 ms" 10000, "100 ms" 1e5)
 plot {", ".join(plots)}
-set title "Onward: CPU time a message, against the queue (µs)"
-unset logscale y; set xlabel "recipients queued meanwhile"; set xrange [700:1500000]; set yrange [0:{limit * 1.4}]; set key bottom right
-plot {limit} with lines dashtype 2 linewidth 1.5 linecolor rgb "{GOAL}" title "goal: 1.25 x", \\
-     $queue using 1:2 with linespoints pointtype 7 pointsize 0.9 linewidth 2.5 linecolor rgb "{COLOURS['onward']}" title "Onward"
+set title "CPU time a message against the length of the queue"
+unset logscale y; set xlabel "recipients queued meanwhile"; set xrange [700:6e6]; set yrange [0:{limit * 1.4}]
+set xtics ("1,000" 1000, "10,000" 1e4, "100,000" 1e5, "a million" 1e6); set ytics autofreq; set format y "%g µs"
+set label "goal: 1.25 x" at graph 0.99, first {limit} right offset 0,0.7 textcolor rgb "{GOAL}"
+plot {limit} with lines dashtype 2 linewidth 1.5 linecolor rgb "{GOAL}", {", ".join(queue_plot)}
 unset multiplot"""
 
 
@@ -172,10 +172,10 @@ def faults(results: Results) -> Script:
                   f"$never_{relay} using 1:2 with points pointtype 9 pointsize 1.1 linecolor rgb '{colour}'"]
     names = ", ".join(f"'{row['text']}' {top - place}" for place, row in enumerate(rows))
     blue = COLOURS["onward"]
-    return data + f"""set title "Seconds until a message arrives whose first exchange misbehaves (logarithmic)"
+    return data + f"""set title "Seconds until a message arrives whose first exchange ..."
 set logscale x; set xrange [0.002:1500]; set yrange [-0.7:{top + 0.7}]; set ytics ({names}) scale 0; set grid xtics ytics
-set xtics ("0.01 s" 0.01, "0.1 s" 0.1, "1 s" 1, "5 s" 5, "30 s" 30, "5 min" 300); set key outside top left horizontal Left reverse
-set label "Peers: default settings, measured elsewhere; a triangle: not within {peers['beyond_s']} s" at graph 0,-0.11 font ",11" textcolor rgb "#868e96"
+set xtics ("0.01 s" 0.01, "0.1 s" 0.1, "1 s" 1, "5 s" 5, "30 s" 30, "5 min" 300); set key outside top center horizontal Left reverse
+set xlabel "Peers: default settings, measured elsewhere; a triangle: not within {peers['beyond_s']} s" textcolor rgb "#868e96"
 plot $first using 1:2 with points pointtype 7 pointsize 1.5 linecolor rgb "{blue}" title "Onward, first message", \\
      $third using 1:2 with points pointtype 6 pointsize 1.3 linewidth 2 linecolor rgb "{blue}" title "third", \\
      {", ".join(plots)}"""
@@ -193,14 +193,15 @@ def memory(results: Results) -> Script:
     held = [[at, size / 1e6] for at, size in soak[0]["memory"]]
     blue = COLOURS["onward"]
     return block("parked", steps) + block("rate", rate) + block("held", held) + f"""
-set multiplot layout 1,2 margins 0.07,0.93,0.16,0.88 spacing 0.12
-set title "Memory a session parked on a silent exchange (KB)"
-set xlabel "sessions parked"; set xrange [0:{steps[-1][0] * 1.05}]; set yrange [0:14]; set format x "%'.0f"; set key top right
-plot 12 with lines dashtype 2 linewidth 1.5 linecolor rgb "{GOAL}" title "goal: 12 KB", \\
-     $parked using 1:2 with linespoints pointtype 7 pointsize 0.9 linewidth 2.5 linecolor rgb "{blue}" title "Onward"
+set multiplot layout 1,2 margins 0.06,0.93,0.15,0.9 spacing 0.1
+set title "Memory a session parked on a silent exchange"
+set xlabel "sessions parked"; set xrange [0:{steps[-1][0] * 1.05}]; set yrange [0:14]; set xtics ("1,000" 1000, "5,000" 5000, "10,000" 10000, "15,000" 15000); set format y "%g KB"
+set label "goal: 12 KB" at graph 0.99, first 12 right offset 0,0.7 textcolor rgb "{GOAL}"
+plot 12 with lines dashtype 2 linewidth 1.5 linecolor rgb "{GOAL}", \\
+     $parked using 1:2 with linespoints pointtype 7 pointsize 0.9 linewidth 2.5 linecolor rgb "{blue}"
+unset label; set xtics autofreq
 set title "A soak: messages/s and memory over time"
-set xlabel "seconds"; set xrange [0:{held[-1][0]}]; set yrange [0:*]; set y2range [0:*]; set y2tics; set format y "%'.0f"; set format x "%g"
-set ylabel "messages/s"; set y2label "MB" textcolor rgb "{INK}"; set border 11; set key bottom right
+set xlabel "seconds"; set xrange [0:{held[-1][0]}]; set yrange [0:*]; set y2range [0:*]; set y2tics; set format y "%g/s"; set format y2 "%g MB"; set border 11; set key bottom right
 plot $rate using 1:2 with lines linewidth 2 linecolor rgb "{blue}" title "messages/s", \\
      $held using 1:2 axes x1y2 with lines linewidth 2 linecolor rgb "#f08c00" title "memory"
 unset multiplot"""

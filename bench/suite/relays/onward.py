@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pathlib
 import signal
-from typing import Any
+from typing import Any, ClassVar
 
 from ..surroundings import BINARY, DNS_PORT, SMTP_PORT, require
 from .base import Relay, output_of
@@ -15,16 +16,18 @@ class Onward(Relay):
 
     name = "onward"
     pace = 1.0
+    binary: ClassVar[pathlib.Path] = BINARY
+    under: ClassVar[tuple[str, ...]] = ()  # a command that runs it, such as valgrind
 
     @classmethod
     def version(cls) -> str:
-        require(BINARY.exists(), f"{BINARY} is missing; build it with: make")
-        return output_of(BINARY, "--version")
+        require(cls.binary.exists(), f"{cls.binary} is missing; build it with: make")
+        return output_of(cls.binary, "--version")
 
     def start(self) -> None:
         self.config_path = self.folder / "onward.yaml"
         self.config_path.write_text(to_yaml(merge(self._config(), dict(self.setting.onward))))
-        self.run([BINARY, "serve", "-c", self.config_path])
+        self.run([*self.under, self.binary, "serve", "-c", self.config_path])
 
     def _config(self) -> dict[str, Any]:
         tls = "opportunistic" if self.setting.tls else "off"
@@ -36,7 +39,6 @@ class Onward(Relay):
                 "dns": {"dnssec": False, "stub_zones": [{"zone": ORIGIN, "servers": [f"127.0.0.1@{DNS_PORT}"]}],
                         "unbound": [f"domain-insecure: {ORIGIN}", "do-not-query-localhost: no"]},
                 "log": {"path": str(self.folder / "onward.log")},
-                "http": {"listen": []},
                 "control": {"socket": str(self.folder / "control.sock")}}
 
     def ask(self, *arguments: str) -> list[dict[str, Any]]:
@@ -45,9 +47,6 @@ class Onward(Relay):
         if done.returncode != 0:
             raise AssertionError(f"onward {' '.join(arguments)}: {done.stderr}")
         return parse_objects(done.stdout)
-
-    def pid(self) -> int:
-        return max(self.group.pids(), key=lambda pid: pid == self.process.pid)
 
     def stop(self) -> None:
         self.process.signal(signal.SIGTERM)
