@@ -52,17 +52,11 @@ struct log {
 
 /* Records are as long as a line may get, though most lines are short: the allocator gives the rest
  * of the pages no memory until it is written. */
-static struct log_record *create_record(struct log *log)
+static struct log_record *create_record(void)
 {
-    if (atomic_fetch_add_explicit(&log->shared.records, 1, memory_order_relaxed) >= RECORDS_MAX) {
-        atomic_fetch_sub_explicit(&log->shared.records, 1, memory_order_relaxed);
-        return NULL;
-    }
     struct log_record *r = malloc(sizeof *r);
-    if (r == NULL) {
-        atomic_fetch_sub_explicit(&log->shared.records, 1, memory_order_relaxed);
+    if (r == NULL)
         return NULL;
-    }
     r->len = 0;
     r->truncated = false;
     return r;
@@ -130,14 +124,25 @@ static void put_key(struct log_record *r, const char *key)
     put_str(r, "\":");
 }
 
+static void count_drops(struct log *log, unsigned count)
+{
+    atomic_fetch_add_explicit(&log->shared.dropped, count, memory_order_relaxed);
+}
+
 void log_begin(struct log_line *l, struct log *log, const char *event)
 {
-    *l = (struct log_line){.log = log};
-    if (log == NULL)
+    log_begin_tapped(l, log, NULL, event);
+}
+
+void log_begin_tapped(struct log_line *l, struct log *log, struct log_tap *tap, const char *event)
+{
+    *l = (struct log_line){.log = log, .tap = tap};
+    if (log == NULL && tap == NULL)
         return;
-    l->record = create_record(log);
+    l->record = create_record();
     if (l->record == NULL) {
-        atomic_fetch_add_explicit(&log->shared.dropped, 1, memory_order_relaxed);
+        if (log != NULL)
+            count_drops(log, 1);
         return;
     }
     char time[CLOCK_ISO_SIZE];
@@ -231,6 +236,16 @@ void log_reply(struct log_line *l, const struct reply *r)
 
 static void on_record(struct mail *mail, void *owner);
 
+/* False where as many lines wait as may. */
+static bool count_in(struct log *log)
+{
+    if (atomic_fetch_add_explicit(&log->shared.records, 1, memory_order_relaxed) < RECORDS_MAX)
+        return true;
+    atomic_fetch_sub_explicit(&log->shared.records, 1, memory_order_relaxed);
+    count_drops(log, 1);
+    return false;
+}
+
 void log_end(struct log_line *l)
 {
     struct log_record *r = l->record;
@@ -239,6 +254,12 @@ void log_end(struct log_line *l)
     l->record = NULL;
     r->text[r->len++] = '}'; /* TAIL_ROOM */
     r->text[r->len++] = '\n';
+    if (l->tap != NULL)
+        l->tap->on_line(l->tap, slice_of(r->text, r->len));
+    if (l->log == NULL || !count_in(l->log)) {
+        free(r);
+        return;
+    }
     r->mail.on_arrival = on_record;
     struct mail *mail = &r->mail;
     mailbox_post(&l->log->mailbox, &mail);
@@ -316,7 +337,7 @@ static void write_batch(struct log *log)
         return;
     log->failing = !write_parts(log, parts, (int)log->waiting_count);
     if (log->failing)
-        atomic_fetch_add_explicit(&log->shared.dropped, log->waiting_count, memory_order_relaxed);
+        count_drops(log, log->waiting_count);
     free_batch(log);
 }
 
@@ -331,12 +352,13 @@ static void on_record(struct mail *mail, void *owner)
 static void report_drops(struct log *log)
 {
     uint64_t dropped = log_dropped(log);
-    if (dropped == log->reported || log->failing)
-        return;
+    bool full = atomic_load_explicit(&log->shared.records, memory_order_relaxed) >= RECORDS_MAX;
+    if (dropped == log->reported || log->failing || full)
+        return; /* told as soon as there is room */
     struct log_line l;
     log_begin(&l, log, "log_dropped");
     if (l.record == NULL)
-        return; /* still no room: told as soon as there is */
+        return;
     log_u64(&l, "lines", dropped - log->reported);
     log->reported = dropped;
     log_end(&l);

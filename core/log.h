@@ -34,16 +34,27 @@ void log_reopen(struct log *l);
 /* Lines dropped since the log was opened. Any thread. */
 uint64_t log_dropped(const struct log *l);
 
+/* Who gets some lines besides the log (workers/events). `on_line` runs on the thread that wrote the
+ * line, before the log has it: "{...}\n", borrowed, at most LOG_LINE_MAX bytes. */
+struct log_tap {
+    void (*on_line)(struct log_tap *tap, struct slice line);
+};
+
 /* A line being written: on the stack of whoever writes it, between log_begin and log_end. */
 struct log_line {
     struct log *log;
-    struct log_record
-        *record; /* NULL: dropped for want of memory or room; the rest is then no-op */
+    struct log_tap *tap;
+    struct log_record *record; /* NULL: nobody wants it, or no memory; the rest is then no-op */
 };
 
 /* Starts a line with the time and the event's name. Any thread. `log` may be NULL (tests): no-op.
  */
 void log_begin(struct log_line *l, struct log *log, const char *event);
+
+/* The same for the log, a tap, or both; each may be NULL. */
+void log_begin_tapped(struct log_line *l, struct log *log, struct log_tap *tap, const char *event);
+
+/* Members of the object, in the order they are added. */
 void log_str(struct log_line *l, const char *key, struct slice value);
 void log_cstr(struct log_line *l, const char *key, const char *value);
 void log_u64(struct log_line *l, const char *key, uint64_t value);

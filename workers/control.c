@@ -68,10 +68,8 @@ json_t *control_reply(const struct reply *r)
                      status, "text", control_text(slice_of(r->text, r->text_len)));
 }
 
-void control_status(struct control_client *c, const json_t *request)
+json_t *control_describe_status(const struct control_options *o)
 {
-    (void)request;
-    const struct control_options *o = &c->control->options;
     struct committer_figures f = committer_figures(o->committer);
     struct resolver_figures d = resolver_figures(o->resolver);
     json_t *status =
@@ -84,7 +82,13 @@ void control_status(struct control_client *c, const json_t *request)
                   "cached", (json_int_t)d.cached, "has_room", store_has_room(o->store));
     if (status != NULL && o->add_status != NULL)
         o->add_status(o->context, status);
-    control_done(c, status);
+    return status;
+}
+
+void control_status(struct control_client *c, const json_t *request)
+{
+    (void)request;
+    control_done(c, control_describe_status(&c->control->options));
 }
 
 /* ---- requests ---- */
@@ -131,6 +135,7 @@ static const struct request requests[] = {
     {"health.clear", false, control_health_edit, {{"address", JSON_STRING}}},
     {"route", true, control_route, {{"domain", JSON_STRING}, {"fresh", JSON_TRUE}}},
     {"status", true, control_status, {{NULL, JSON_NULL}}},
+    {"view", true, control_view, {{"history", JSON_TRUE}}},
 };
 
 static const struct request *find_request(const char *op)
@@ -476,6 +481,7 @@ struct control *control_start(const struct control_options *options, struct erro
     list_init(&c->clients);
     timer_wheel_init(&c->timers, clock_mono_ms(), c);
     random_init(&c->random);
+    control_start_sampling(c);
     c->poller = poller_create();
     c->reader = store_reader_create(options->store);
     c->listener =

@@ -13,6 +13,7 @@
 #include "core/spool/store.h"
 #include "core/base/buf.h"
 #include "dns/resolver.h"
+#include "workers/chronicle.h"
 
 #include <jansson.h>
 
@@ -26,9 +27,12 @@ struct control_options {
     struct health *health;
     struct resolver *resolver;
     struct destination_table *destinations;
+    struct chronicle *chronicle; /* or NULL */
     /* Appends members of the "status" answer (worker counters and such) to a JSON object; the
      * relay's. */
     void (*add_status)(void *context, void *json_object);
+    /* Fills in the counters and sessions of all workers; NULL: no history is kept. */
+    void (*read_sample)(void *context, struct chronicle_sample *sample_out);
     void *context;
 };
 

@@ -4,9 +4,8 @@
 enum { DEMOTION_DEFAULT_MS = 600000 };
 static const json_int_t DEMOTION_MAX_MS = INT64_C(365) * 24 * 3600000;
 
-static void say_host(void *context, const struct health_view *v)
+json_t *control_describe_host(const struct health_view *v)
 {
-    struct control_client *c = context;
     char address[ADDRESS_TEXT_SIZE];
     address_format_ip(&v->address, address);
     uint64_t mono = clock_mono_ms(), wall = clock_wall_ms();
@@ -15,7 +14,7 @@ static void say_host(void *context, const struct health_view *v)
                           (json_int_t)v->successes, "failures", (json_int_t)v->failures, "sessions",
                           (int)v->parked, "probing", v->probing);
     if (o == NULL)
-        return;
+        return NULL;
     if (v->since_wall_ms != 0)
         (void)json_object_set_new(o, "since_ms",
                                   json_integer((json_int_t)(wall - v->since_wall_ms)));
@@ -30,7 +29,14 @@ static void say_host(void *context, const struct health_view *v)
     for (int i = 0; i < HEALTH_PHASES; i++)
         if (v->latency_ms[i] > 0)
             (void)json_object_set_new(o, phases[i], json_integer((json_int_t)v->latency_ms[i]));
-    control_say(c, o);
+    return o;
+}
+
+static void say_host(void *context, const struct health_view *v)
+{
+    json_t *host = control_describe_host(v);
+    if (host != NULL)
+        control_say(context, host);
 }
 
 void control_health_list(struct control_client *c, const json_t *request)

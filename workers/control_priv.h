@@ -1,5 +1,5 @@
 /* The control thread's body, for control*.c only: control.c moves lines, control_queue.c,
- * control_health.c and control_route.c answer requests. */
+ * control_health.c, control_route.c and control_view.c answer requests. */
 #ifndef ONWARD_WORKERS_CONTROL_PRIV_H
 #define ONWARD_WORKERS_CONTROL_PRIV_H
 
@@ -23,6 +23,8 @@ struct control {
     int listener;
     struct timer_wheel timers; /* its owner is the control */
     struct random random;
+    struct timer sample_timer; /* of the chronicle */
+    uint64_t started_mono_ms;
     struct store_reader *reader;
     struct link clients;
     unsigned client_count;
@@ -69,6 +71,15 @@ void control_health_list(struct control_client *c, const json_t *request);
 void control_health_edit(struct control_client *c, const json_t *request);
 void control_route(struct control_client *c, const json_t *request);
 void control_status(struct control_client *c, const json_t *request);
+void control_view(struct control_client *c, const json_t *request);
+
+/* Figures go into the chronicle every few seconds from now on. Before the thread starts. */
+void control_start_sampling(struct control *c);
+
+/* What more than one request tells: a host of the health table; the status without its end. New
+ * references. */
+json_t *control_describe_host(const struct health_view *v);
+json_t *control_describe_status(const struct control_options *o);
 
 /* A reply as JSON: "code", "status", "text". */
 json_t *control_reply(const struct reply *r);

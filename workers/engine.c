@@ -4,6 +4,8 @@
 #include "core/base/clock.h"
 #include "core/base/memory.h"
 #include "core/base/net.h"
+#include "workers/chronicle.h"
+#include "workers/events/events.h"
 #include "workers/inbound/client_counts.h"
 
 #include <stdio.h>
@@ -112,6 +114,19 @@ static bool open_spool(struct engine *e, struct error *error)
     uint64_t last = store_last_id(e->parts.store);
     atomic_init(&e->parts.shared->next_id, (last > by_clock ? last : by_clock) + 1);
     return true;
+}
+
+/* Beside the spool, behind its lock. */
+static bool start_events(struct engine *e, struct error *error)
+{
+    const struct config *c = e->parts.config;
+    char path[4096];
+    if (c->events.webhook_count == 0)
+        return true;
+    (void)snprintf(path, sizeof path, "%s/events", c->spool.path);
+    struct events_options options = {.config = c, .path = path, .log = e->parts.log};
+    e->parts.events = events_start(&options, error);
+    return e->parts.events != NULL;
 }
 
 struct schedule_policy engine_policy(const struct config *c)
@@ -231,6 +246,7 @@ static bool create_tables(struct engine *e, struct error *error)
     struct intake_limits limits = engine_intake_limits(c);
     e->parts.health = health_create(&health);
     e->parts.destinations = destination_table_create();
+    e->parts.chronicle = chronicle_create();
     e->parts.jobs = ring_create(c->workers.job_ring_slots);
     e->parts.shared->clients = client_counts_create();
     e->parts.intake = intake_create(&limits);
@@ -238,8 +254,9 @@ static bool create_tables(struct engine *e, struct error *error)
     e->parts.workers = e->workers;
     e->parts.worker_count = c->workers.threads;
     e->parts.sessions_max = sessions_per_worker(c);
-    if (e->parts.health == NULL || e->parts.destinations == NULL || e->parts.jobs == NULL ||
-        e->parts.shared->clients == NULL || e->parts.intake == NULL || e->workers == NULL) {
+    if (e->parts.chronicle == NULL || e->parts.health == NULL || e->parts.destinations == NULL ||
+        e->parts.jobs == NULL || e->parts.shared->clients == NULL || e->parts.intake == NULL ||
+        e->workers == NULL) {
         error_set(error, "out of memory for the shared tables");
         return false;
     }
@@ -269,6 +286,8 @@ static int start(struct engine *e, bool listen, struct error *error)
         return EX_TEMPFAIL;
     if (listen && !open_listeners(e, error))
         return EX_UNAVAILABLE;
+    if (listen && !start_events(e, error))
+        return EX_CANTCREAT;
     if (!start_resolver(e, error))
         return EX_CONFIG;
     if (!start_committer(e, error))
@@ -339,6 +358,7 @@ void engine_stop(struct engine *e)
         committer_stop(&e->parts.committer);
     for (unsigned i = 0; i < e->workers_started; i++)
         worker_bury(&e->workers[i]);
+    events_stop(&e->parts.events);
     close_listeners(e);
     while (e->parts.jobs != NULL && ring_pop(e->parts.jobs) != NULL)
         continue; /* the schedule frees them */
@@ -350,6 +370,7 @@ void engine_stop(struct engine *e)
         store_close(&e->parts.store);
     destination_table_destroy(&e->parts.destinations);
     health_destroy(&e->parts.health);
+    chronicle_destroy(&e->parts.chronicle);
     client_counts_destroy(&e->parts.shared->clients);
     intake_destroy(&e->parts.intake);
     ring_destroy(&e->parts.jobs);

@@ -2,7 +2,7 @@
  * `onward serve` puts signals, control socket and reloads around it (relay.h); `onward trace` runs
  * one of its own for a single message.
  *
- *   tables -> spool -> listeners -> resolver -> committer (with the schedule) -> intake -> workers
+ *   tables -> spool -> listeners -> events -> resolver -> committer (with the schedule) -> intake -> workers
  *
  * Owned by the main thread, which alone starts, drains and stops it. */
 #ifndef ONWARD_WORKERS_ENGINE_H

@@ -4,6 +4,7 @@
 #include "core/base/clock.h"
 #include "workers/control.h"
 #include "workers/engine.h"
+#include "workers/events/events.h"
 #include "workers/http/http.h"
 #include "workers/intake.h"
 
@@ -47,6 +48,45 @@ static int complain(const struct error *error, int status)
 
 /* ---- status ---- */
 
+static uint64_t sum(const struct relay *r, size_t figure)
+{
+    uint64_t total = 0;
+    for (unsigned i = 0; i < r->engine.workers_started; i++) {
+        const char *figures = (const char *)&r->engine.workers[i].shared.figures;
+        total += atomic_load_explicit((const _Atomic uint64_t *)(const void *)(figures + figure),
+                                      memory_order_relaxed);
+    }
+    return total;
+}
+
+static void add_events(const struct relay *r, json_t *answer)
+{
+    struct events *events = r->engine.parts.events;
+    unsigned count = events_view(events, NULL, 0);
+    struct webhook_view *views = calloc(count + 1, sizeof *views);
+    if (count == 0 || views == NULL) {
+        free(views);
+        return;
+    }
+    (void)events_view(events, views, count);
+    json_t *hooks = json_array();
+    for (unsigned i = 0; i < count; i++) {
+        const struct webhook_view *v = &views[i];
+        json_t *hook =
+            json_pack("{s:s,s:I,s:I,s:I,s:I,s:b}", "url", v->url, "pending", (json_int_t)v->pending,
+                      "delivered", (json_int_t)v->delivered, "dropped", (json_int_t)v->dropped,
+                      "failures", (json_int_t)v->failures, "failing", v->failing);
+        if (v->failing)
+            (void)json_object_set_new(hook, "again_ms", json_integer((json_int_t)v->again_ms));
+        if (v->last_error[0] != '\0')
+            (void)json_object_set_new(hook, "last_error", json_string(v->last_error));
+        (void)json_array_append_new(hooks, hook);
+    }
+    free(views);
+    (void)json_object_set_new(answer, "webhooks", hooks);
+    (void)json_object_set_new(answer, "events_lost", json_integer((json_int_t)events_lost(events)));
+}
+
 static void add_status(void *context, void *answer)
 {
     const struct relay *r = context;
@@ -56,18 +96,25 @@ static void add_status(void *context, void *answer)
         (void)json_object_set_new(answer, "workers", workers);
     }
 #define X(name)                                                                                    \
-    {                                                                                              \
-        uint64_t sum = 0;                                                                          \
-        for (unsigned i = 0; i < r->engine.workers_started; i++)                                   \
-            sum += atomic_load_explicit(&r->engine.workers[i].shared.figures.name,                 \
-                                        memory_order_relaxed);                                     \
-        (void)json_object_set_new(workers, #name, json_integer((json_int_t)sum));                  \
-    }
+    (void)json_object_set_new(                                                                     \
+        workers, #name, json_integer((json_int_t)sum(r, offsetof(struct worker_figures, name))));
     WORKER_FIGURES(X)
 #undef X
     (void)json_object_set_new(answer, "log_dropped", json_integer((json_int_t)log_dropped(r->log)));
+    add_events(r, answer);
     (void)json_object_set_new(
         answer, "draining", json_boolean(intake_state(r->engine.parts.intake) == INTAKE_DRAINING));
+}
+
+static void read_sample(void *context, struct chronicle_sample *s)
+{
+    const struct relay *r = context;
+    s->accepted = sum(r, offsetof(struct worker_figures, messages_accepted));
+    s->delivered = sum(r, offsetof(struct worker_figures, recipients_delivered));
+    s->deferred = sum(r, offsetof(struct worker_figures, recipients_deferred));
+    s->bounced = sum(r, offsetof(struct worker_figures, recipients_bounced));
+    s->unknown = sum(r, offsetof(struct worker_figures, outcomes_unknown));
+    s->sessions = sum(r, offsetof(struct worker_figures, sessions_open));
 }
 
 /* ---- starting ---- */
@@ -95,7 +142,9 @@ static bool start_control(struct relay *r, struct error *error)
                                       .health = r->engine.parts.health,
                                       .resolver = r->engine.parts.resolver,
                                       .destinations = r->engine.parts.destinations,
+                                      .chronicle = r->engine.parts.chronicle,
                                       .add_status = add_status,
+                                      .read_sample = read_sample,
                                       .context = r};
     r->control = control_start(&options, error);
     return r->control != NULL;

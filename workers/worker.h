@@ -30,6 +30,8 @@ struct intake;
 struct inbound;
 struct outbound;
 struct observer;
+struct events;
+struct chronicle;
 
 /* The relay's shared parts, as each worker sees them. Made by the relay before the first worker and
  * outliving the last. */
@@ -42,10 +44,12 @@ struct worker_parts {
     struct destination_table *destinations;
     struct ring *jobs;
     struct log *log;
-    struct intake *intake;     /* may new mail be taken? */
-    struct tls *tls;           /* NULL where delivery.tls is off */
-    struct observer *observer; /* NULL while serving (outbound/observer.h) */
-    const int *listeners;      /* descriptors, in the order of submission.listeners */
+    struct events *events;       /* NULL where no webhook is configured */
+    struct chronicle *chronicle; /* NULL where nobody looks (chronicle.h) */
+    struct intake *intake;       /* may new mail be taken? */
+    struct tls *tls;             /* NULL where delivery.tls is off */
+    struct observer *observer;   /* NULL while serving (outbound/observer.h) */
+    const int *listeners;        /* descriptors, in the order of submission.listeners */
     unsigned listener_count;
     unsigned sessions_max;  /* outbound connections a worker may have open */
     struct worker *workers; /* all of them, to send mail to */

@@ -271,7 +271,7 @@ struct config *config_load_text(const char *text, size_t len, const char *name, 
     arena_init(&loaded->arena);
     struct config *config = &loaded->config;
     struct config_loader l = {
-        .config = config, .arena = &loaded->arena, .file = name, .error = error};
+        .config = config, .base = config, .arena = &loaded->arena, .file = name, .error = error};
     struct slice path;
     size_t count;
     const struct config_key *keys = config_keys(&count);
@@ -379,6 +379,19 @@ static bool same_addresses(const struct config *a, const struct config *b)
     return same;
 }
 
+static bool same_webhooks(const struct config *a, const struct config *b)
+{
+    bool same = a->events.webhook_count == b->events.webhook_count;
+    for (unsigned i = 0; same && i < a->events.webhook_count; i++) {
+        const struct config_webhook *x = &a->events.webhooks[i], *y = &b->events.webhooks[i];
+        same = same_text(x->url, y->url) && x->events == y->events &&
+               x->batch_size == y->batch_size && x->max_delay_ms == y->max_delay_ms &&
+               x->timeout_ms == y->timeout_ms && same_text(x->token_file, y->token_file) &&
+               x->verify_tls == y->verify_tls && same_text(x->ca_file, y->ca_file);
+    }
+    return same;
+}
+
 static size_t size_of(enum config_type type)
 {
     switch (type) {
@@ -404,6 +417,10 @@ static size_t size_of(enum config_type type)
     case CONFIG_LISTENERS:
     case CONFIG_HTTP_LISTENERS:
     case CONFIG_STUB_ZONES:
+    case CONFIG_ENDPOINT:
+    case CONFIG_URL:
+    case CONFIG_EVENTS:
+    case CONFIG_WEBHOOKS:
         break;
     }
     return 0;
@@ -428,6 +445,8 @@ static bool same_value(const struct config_key *key, const struct config *a, con
         return same_http_listeners(a, b);
     case CONFIG_ADDRESSES:
         return same_addresses(a, b);
+    case CONFIG_WEBHOOKS:
+        return same_webhooks(a, b);
     case CONFIG_NETS:
         return true; /* both lists of networks may change at a reload */
     case CONFIG_BOOL:
@@ -438,6 +457,9 @@ static bool same_value(const struct config_key *key, const struct config *a, con
     case CONFIG_DURATION:
     case CONFIG_SIZE:
     case CONFIG_TLS_MODE:
+    case CONFIG_ENDPOINT: /* these stand in entries only */
+    case CONFIG_URL:
+    case CONFIG_EVENTS:
         break;
     }
     return memcmp(x, y, size_of(key->type)) == 0;

@@ -30,6 +30,33 @@ struct config_stub_zone {
     const char *const *servers; /* "127.0.0.1@5353", NULL-terminated */
 };
 
+/* What a webhook may be told of: kind, name in the configuration and in the log. */
+#define CONFIG_EVENT_KINDS(X)                                                                      \
+    X(EVENT_ACCEPTED, "accepted")                                                                  \
+    X(EVENT_DELIVERED, "delivered")                                                                \
+    X(EVENT_DEFERRED, "deferred")                                                                  \
+    X(EVENT_BOUNCED, "bounced")                                                                    \
+    X(EVENT_UNKNOWN, "unknown")
+
+enum event_kind {
+#define X(kind_, name_) kind_,
+    CONFIG_EVENT_KINDS(X)
+#undef X
+        EVENT_KINDS
+};
+
+/* One entry of events.webhooks. */
+struct config_webhook {
+    const char *url;
+    unsigned events;     /* 1 << enum event_kind */
+    unsigned batch_size; /* events in one request */
+    uint64_t max_delay_ms;
+    uint64_t timeout_ms;    /* of one request */
+    const char *token_file; /* holds the bearer token; NULL: none */
+    bool verify_tls;
+    const char *ca_file; /* NULL: the system's */
+};
+
 enum config_tls { CONFIG_TLS_OPPORTUNISTIC, CONFIG_TLS_REQUIRED, CONFIG_TLS_OFF };
 
 struct config {
@@ -126,6 +153,12 @@ struct config {
         const char *path; /* "-" = standard error; else a file, reopened at SIGHUP */
         bool deliveries;  /* true: a line per attempt */
     } log;
+
+    struct {                                   /* `events:` */
+        const struct config_webhook *webhooks; /* default none */
+        unsigned webhook_count;
+        uint64_t store_max; /* 256MB of events that a webhook has not taken yet */
+    } events;
 
     struct {                /* `control:` */
         const char *socket; /* /run/onward/control.sock */

@@ -104,6 +104,10 @@ static const struct config_key keys[] = {
     {"log.path", CONFIG_PATH, AT(log.path), NOT, "\"-\"", 0, 0, false},
     {"log.deliveries", CONFIG_BOOL, AT(log.deliveries), NOT, "true", 0, 0, true},
 
+    {"events.webhooks", CONFIG_WEBHOOKS, AT(events.webhooks), AT(events.webhook_count), "[]", 0, 64,
+     false},
+    {"events.store_max", CONFIG_SIZE, AT(events.store_max), NOT, "256MB", 1000000, TERA, false},
+
     {"control.socket", CONFIG_PATH, AT(control.socket), NOT, "/run/onward/control.sock", 0, 107,
      false},
 

@@ -45,11 +45,6 @@ static bool out_of_memory(struct config_loader *l, const yaml_node_t *node, cons
     return config_refuse(l, node, path, "out of memory");
 }
 
-static void *value_at(struct config_loader *l, size_t offset)
-{
-    return (char *)l->config + offset;
-}
-
 /* ---- scalars ---- */
 
 static bool in_range(struct config_loader *l, const struct config_key *key, yaml_node_t *node,
@@ -84,11 +79,11 @@ static bool set_number(struct config_loader *l, const struct config_key *key, ya
         return config_refuse(l, node, key->path,
                              "not a power of two; expected one such as 4096 or 65536");
     if (key->type == CONFIG_PORT)
-        *(uint16_t *)value_at(l, key->offset) = (uint16_t)value;
+        *(uint16_t *)config_value_at(l, key->offset) = (uint16_t)value;
     else if (key->type == CONFIG_COUNT)
-        *(uint64_t *)value_at(l, key->offset) = value;
+        *(uint64_t *)config_value_at(l, key->offset) = value;
     else
-        *(unsigned *)value_at(l, key->offset) = (unsigned)value;
+        *(unsigned *)config_value_at(l, key->offset) = (unsigned)value;
     return true;
 }
 
@@ -106,7 +101,7 @@ static bool set_unit_value(struct config_loader *l, const struct config_key *key
                   "or 1TB");
     if (!in_range(l, key, node, value))
         return false;
-    *(uint64_t *)value_at(l, key->offset) = value;
+    *(uint64_t *)config_value_at(l, key->offset) = value;
     return true;
 }
 
@@ -115,7 +110,7 @@ static bool set_bool(struct config_loader *l, const struct config_key *key, yaml
     bool yes = slice_equal(scalar(node), SLICE_LIT("true"));
     if (!yes && !slice_equal(scalar(node), SLICE_LIT("false")))
         return config_refuse(l, node, key->path, "neither true nor false; expected one of them");
-    *(bool *)value_at(l, key->offset) = yes;
+    *(bool *)config_value_at(l, key->offset) = yes;
     return true;
 }
 
@@ -124,7 +119,7 @@ static bool set_tls(struct config_loader *l, const struct config_key *key, yaml_
     static const char *const names[] = {"opportunistic", "required", "off"};
     for (unsigned i = 0; i < 3; i++)
         if (slice_equal(scalar(node), slice_str(names[i]))) {
-            *(enum config_tls *)value_at(l, key->offset) = (enum config_tls)i;
+            *(enum config_tls *)config_value_at(l, key->offset) = (enum config_tls)i;
             return true;
         }
     return config_refuse(l, node, key->path,
@@ -152,7 +147,36 @@ static bool set_string(struct config_loader *l, const struct config_key *key, ya
     const char *copy = keep_string(l, s);
     if (copy == NULL)
         return out_of_memory(l, node, key->path);
-    *(const char **)value_at(l, key->offset) = copy;
+    *(const char **)config_value_at(l, key->offset) = copy;
+    return true;
+}
+
+static bool set_endpoint(struct config_loader *l, const struct config_key *key, yaml_node_t *node)
+{
+    if (address_parse(scalar(node), config_value_at(l, key->offset)))
+        return true;
+    return config_refuse(l, node, key->path,
+                         "not an address with a port; expected \"192.0.2.1:2525\", "
+                         "\"[2001:db8::1]:2525\" or \"*:2525\"");
+}
+
+static bool set_url(struct config_loader *l, const struct config_key *key, yaml_node_t *node)
+{
+    struct slice s = scalar(node);
+    bool known = slice_starts_nocase(s, SLICE_LIT("http://")) ||
+                 slice_starts_nocase(s, SLICE_LIT("https://"));
+    bool clean = s.len <= key->max;
+    for (size_t i = 0; i < s.len; i++)
+        clean &= (unsigned char)s.ptr[i] > ' ' && (unsigned char)s.ptr[i] < 0x7f;
+    if (!known || !clean)
+        return config_refuse(
+            l, node, key->path,
+            "not a URL; expected one such as https://hooks.example.org/mail, of at "
+            "most 500 characters");
+    const char *copy = keep_string(l, s);
+    if (copy == NULL)
+        return out_of_memory(l, node, key->path);
+    *(const char **)config_value_at(l, key->offset) = copy;
     return true;
 }
 
@@ -201,8 +225,8 @@ static bool set_addresses(struct config_loader *l, const struct config_key *key,
                 l, item, key->path,
                 "not an IP address; expected one such as 192.0.2.1 or 2001:db8::1");
     }
-    *(const struct address **)value_at(l, key->offset) = items;
-    *(unsigned *)value_at(l, key->count_offset) = (unsigned)count;
+    *(const struct address **)config_value_at(l, key->offset) = items;
+    *(unsigned *)config_value_at(l, key->count_offset) = (unsigned)count;
     return true;
 }
 
@@ -219,152 +243,34 @@ static bool set_nets(struct config_loader *l, const struct config_key *key, yaml
                                  "not a network; expected an address or a prefix without host "
                                  "bits, such as 192.0.2.0/24");
     }
-    *(const struct address_net **)value_at(l, key->offset) = items;
-    *(unsigned *)value_at(l, key->count_offset) = (unsigned)count;
+    *(const struct address_net **)config_value_at(l, key->offset) = items;
+    *(unsigned *)config_value_at(l, key->count_offset) = (unsigned)count;
     return true;
 }
 
-/* One entry of a mapping in a list: the value node of each of `count` names, or NULL. Unknown names
- * are refused. */
-static bool read_entry(struct config_loader *l, yaml_node_t *mapping, const char *path, int count,
-                       const char *const *names, yaml_node_t **values)
+static bool set_events(struct config_loader *l, const struct config_key *key, yaml_node_t *node)
 {
-    for (int i = 0; i < count; i++)
-        values[i] = NULL;
-    if (mapping->type != YAML_MAPPING_NODE)
-        return config_refuse(l, mapping, path,
-                             "not a mapping; expected entries as the example file shows");
-    for (yaml_node_pair_t *p = mapping->data.mapping.pairs.start;
-         p < mapping->data.mapping.pairs.top; p++) {
-        yaml_node_t *name = yaml_document_get_node(l->document, p->key);
-        int found = -1;
-        for (int i = 0; i < count && is_scalar(name); i++)
-            if (slice_equal(scalar(name), slice_str(names[i])))
-                found = i;
-        if (found < 0 || values[found] != NULL)
-            return config_refuse(
-                l, name, path, found < 0 ? "unknown key of an entry" : "stands twice in one entry");
-        values[found] = yaml_document_get_node(l->document, p->value);
-    }
-    return true;
-}
-
-/* True and false, spelled so; absent is false. */
-static bool read_flag(struct config_loader *l, const struct config_key *key, yaml_node_t *node,
-                      const char *what, bool *out)
-{
-    *out = node != NULL && is_scalar(node) && slice_equal(scalar(node), SLICE_LIT("true"));
-    return node == NULL || *out ||
-           (is_scalar(node) && slice_equal(scalar(node), SLICE_LIT("false"))) ||
-           config_refuse(l, node, key->path, what);
-}
-
-static bool set_listeners(struct config_loader *l, const struct config_key *key, yaml_node_t *node)
-{
-    static const char *const names[2] = {"address", "proxy_protocol"};
-    size_t count = list_length(node);
-    struct config_listener *items = arena_alloc(l->arena, (count + 1) * sizeof *items);
-    if (items == NULL)
-        return out_of_memory(l, node, key->path);
-    if (count < key->min || count > key->max)
-        return config_refuse(l, node, key->path, "expected 1 to 64 listeners");
-    for (size_t i = 0; i < count; i++) {
-        yaml_node_t *item = list_item(l, node, i), *values[2];
-        if (!read_entry(l, item, key->path, 2, names, values))
-            return false;
-        items[i] = (struct config_listener){.proxy_protocol = false};
-        if (values[0] == NULL || !is_scalar(values[0]) ||
-            !address_parse(scalar(values[0]), &items[i].address))
-            return config_refuse(l, values[0] != NULL ? values[0] : item, key->path,
-                                 "not an address with a port; expected \"192.0.2.1:2525\", "
-                                 "\"[2001:db8::1]:2525\" or \"*:2525\"");
-        if (!read_flag(l, key, values[1], "proxy_protocol is true or false",
-                       &items[i].proxy_protocol))
-            return false;
-        for (size_t k = 0; k < i; k++)
-            if (address_same_ip(&items[k].address, &items[i].address) &&
-                items[k].address.port == items[i].address.port)
-                return config_refuse(l, values[0], key->path, "listed twice");
-    }
-    *(const struct config_listener **)value_at(l, key->offset) = items;
-    *(unsigned *)value_at(l, key->count_offset) = (unsigned)count;
-    return true;
-}
-
-/* One of address and socket, and perhaps tls. */
-static bool set_http_listener(struct config_loader *l, const struct config_key *key,
-                              yaml_node_t *item, struct config_http_listener *out)
-{
-    static const char *const names[3] = {"address", "socket", "tls"};
-    enum { SOCKET_PATH_MAX = 107 };
-    yaml_node_t *values[3];
-    *out = (struct config_http_listener){.socket = NULL};
-    if (!read_entry(l, item, key->path, 3, names, values) ||
-        !read_flag(l, key, values[2], "tls is true or false", &out->tls))
-        return false;
-    if ((values[0] != NULL) == (values[1] != NULL))
-        return config_refuse(l, item, key->path, "expected one of `address` and `socket`");
-    if (values[0] != NULL)
-        return (is_scalar(values[0]) && address_parse(scalar(values[0]), &out->address)) ||
-               config_refuse(l, values[0], key->path,
-                             "not an address with a port; expected \"127.0.0.1:2580\", "
-                             "\"[2001:db8::1]:2580\" or \"*:2580\"");
-    if (!is_scalar(values[1]) || scalar(values[1]).len == 0 || scalar(values[1]).ptr[0] != '/' ||
-        scalar(values[1]).len > SOCKET_PATH_MAX || out->tls)
-        return config_refuse(l, values[1], key->path,
-                             "not a unix socket; expected an absolute path of at most 107 "
-                             "characters, without tls");
-    out->socket = keep_string(l, scalar(values[1]));
-    return out->socket != NULL || out_of_memory(l, item, key->path);
-}
-
-static bool set_http_listeners(struct config_loader *l, const struct config_key *key,
-                               yaml_node_t *node)
-{
-    size_t count = list_length(node);
-    struct config_http_listener *items = arena_alloc(l->arena, (count + 1) * sizeof *items);
-    if (items == NULL)
-        return out_of_memory(l, node, key->path);
-    if (count > key->max)
-        return config_refuse(l, node, key->path, "expected at most 16 listeners");
-    for (size_t i = 0; i < count; i++) {
-        if (!set_http_listener(l, key, list_item(l, node, i), &items[i]))
-            return false;
-        for (size_t k = 0; k < i; k++)
-            if (items[i].socket != NULL
-                    ? items[k].socket != NULL && strcmp(items[k].socket, items[i].socket) == 0
-                    : items[k].socket == NULL &&
-                          address_same_ip(&items[k].address, &items[i].address) &&
-                          items[k].address.port == items[i].address.port)
-                return config_refuse(l, list_item(l, node, i), key->path, "listed twice");
-    }
-    *(const struct config_http_listener **)value_at(l, key->offset) = items;
-    *(unsigned *)value_at(l, key->count_offset) = (unsigned)count;
-    return true;
-}
-
-static bool set_stub_zones(struct config_loader *l, const struct config_key *key, yaml_node_t *node)
-{
-    static const char *const names[2] = {"zone", "servers"};
-    size_t count = list_length(node);
-    struct config_stub_zone *items = arena_alloc(l->arena, (count + 1) * sizeof *items);
-    if (items == NULL)
-        return out_of_memory(l, node, key->path);
-    for (size_t i = 0; i < count; i++) {
-        yaml_node_t *item = list_item(l, node, i), *values[2];
-        if (!read_entry(l, item, key->path, 2, names, values))
-            return false;
-        if (values[0] == NULL || values[1] == NULL || !is_scalar(values[0]) ||
-            values[1]->type != YAML_SEQUENCE_NODE || list_length(values[1]) == 0)
+    static const char *const names[] = {
+#define X(kind_, name_) [kind_] = (name_),
+        CONFIG_EVENT_KINDS(X)
+#undef X
+    };
+    unsigned events = 0;
+    for (size_t i = 0; i < list_length(node); i++) {
+        yaml_node_t *item = list_item(l, node, i);
+        unsigned kind = 0;
+        while (kind < EVENT_KINDS &&
+               !(is_scalar(item) && slice_equal(scalar(item), slice_str(names[kind]))))
+            kind++;
+        if (kind == EVENT_KINDS)
             return config_refuse(
                 l, item, key->path,
-                "incomplete; expected {zone: \"example.org\", servers: [\"192.0.2.53@53\"]}");
-        items[i].name = keep_string(l, scalar(values[0]));
-        if (items[i].name == NULL || !set_strings(l, key->path, values[1], &items[i].servers))
-            return items[i].name != NULL ? false : out_of_memory(l, node, key->path);
+                "no event; expected some of accepted, delivered, deferred, bounced, unknown");
+        events |= 1u << kind;
     }
-    items[count] = (struct config_stub_zone){NULL, NULL};
-    *(const struct config_stub_zone **)value_at(l, key->offset) = items;
+    if (events == 0)
+        return config_refuse(l, node, key->path, "an empty list; expected at least one event");
+    *(unsigned *)config_value_at(l, key->offset) = events;
     return true;
 }
 
@@ -387,6 +293,10 @@ static bool set_scalar(struct config_loader *l, const struct config_key *key, ya
         return set_unit_value(l, key, node);
     case CONFIG_TLS_MODE:
         return set_tls(l, key, node);
+    case CONFIG_ENDPOINT:
+        return set_endpoint(l, key, node);
+    case CONFIG_URL:
+        return set_url(l, key, node);
     case CONFIG_STRING:
     case CONFIG_DOMAIN:
     case CONFIG_PATH:
@@ -396,6 +306,8 @@ static bool set_scalar(struct config_loader *l, const struct config_key *key, ya
     case CONFIG_LISTENERS:
     case CONFIG_HTTP_LISTENERS:
     case CONFIG_STUB_ZONES:
+    case CONFIG_EVENTS:
+    case CONFIG_WEBHOOKS:
         break;
     }
     return set_string(l, key, node);
@@ -413,12 +325,13 @@ bool config_set_value(struct config_loader *l, const struct config_key *key, yam
         return set_addresses(l, key, node);
     case CONFIG_NETS:
         return set_nets(l, key, node);
+    case CONFIG_EVENTS:
+        return set_events(l, key, node);
     case CONFIG_LISTENERS:
-        return set_listeners(l, key, node);
     case CONFIG_HTTP_LISTENERS:
-        return set_http_listeners(l, key, node);
     case CONFIG_STUB_ZONES:
-        return set_stub_zones(l, key, node);
+    case CONFIG_WEBHOOKS:
+        return config_set_entries(l, key, node);
     case CONFIG_STRING:
     case CONFIG_DOMAIN:
     case CONFIG_PATH:
@@ -430,10 +343,12 @@ bool config_set_value(struct config_loader *l, const struct config_key *key, yam
     case CONFIG_DURATION:
     case CONFIG_SIZE:
     case CONFIG_TLS_MODE:
+    case CONFIG_ENDPOINT:
+    case CONFIG_URL:
     case CONFIG_STRINGS:
         break;
     }
-    return set_strings(l, key->path, node, value_at(l, key->offset));
+    return set_strings(l, key->path, node, config_value_at(l, key->offset));
 }
 
 /* Defaults go the same way as values from a file, so that both mean the same. */

@@ -4,6 +4,7 @@
 #include "core/spool/envelope.h"
 #include "smtp/proxy.h"
 #include "smtp/trace.h"
+#include "workers/events/events.h"
 #include "workers/intake.h"
 
 #include <stdlib.h>
@@ -233,11 +234,13 @@ static void log_accepted(struct submission *s, const struct envelope *e)
     struct log_line line;
     figure_add(&w->shared.figures.messages_accepted, 1);
     figure_add(&w->shared.figures.bytes_accepted, e->size_bytes);
-    if (!w->config->log.deliveries)
+    struct log *log = w->config->log.deliveries ? w->parts->log : NULL;
+    struct log_tap *tap = events_tap(w->parts->events, EVENT_ACCEPTED);
+    if (log == NULL && tap == NULL)
         return;
     envelope_id_format(s->id, id);
     address_format_ip(&s->client, client);
-    log_begin(&line, w->parts->log, "accepted");
+    log_begin_tapped(&line, log, tap, "accepted");
     log_cstr(&line, "id", id);
     log_cstr(&line, "client", client);
     log_str(&line, "helo", smtp_server_helo(s->smtp));

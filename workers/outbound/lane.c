@@ -1,6 +1,7 @@
 #include "workers/outbound/lane.h"
 
 #include "core/base/assert.h"
+#include "workers/chronicle.h"
 #include "workers/outbound/lane_priv.h"
 #include "workers/outbound/outbound.h"
 #include "workers/outbound/outcome.h"
@@ -519,8 +520,10 @@ void lane_on_ready(struct lane *l, struct session *s)
     count_ready(l, s, true);
     if (s->messages == 0)
         open_another(l);
-    if (s->started_later && s->messages == 0)
+    if (s->started_later && s->messages == 0) {
         figure_add(&l->worker->shared.figures.races_won_by_later, 1);
+        chronicle_race(l->worker->parts->chronicle, &s->target.address, true);
+    }
     if (l->flight == NULL) {
         if (!l->idling)
             take_next(l, s);

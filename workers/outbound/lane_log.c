@@ -1,5 +1,8 @@
+#include "workers/chronicle.h"
 #include "workers/outbound/lane_priv.h"
 #include "workers/outbound/observer.h"
+
+#include <stdio.h>
 
 static void tell(const struct lane *l, const struct observed *what)
 {
@@ -26,6 +29,22 @@ static void begin(struct log_line *line, const struct lane *l, const char *event
     }
 }
 
+/* The same for those who look at the relay as it runs. */
+static void chronicle(const struct lane *l, enum failure_kind kind, const struct target *t,
+                      const char *phase, const struct reply *reply)
+{
+    struct failure f = {.kind = kind,
+                        .has_address = true,
+                        .address = t->address,
+                        .phase = phase,
+                        .id = l->flight != NULL ? l->flight->envelope.id : 0,
+                        .wall_ms = l->worker->wall_ms};
+    if (reply != NULL)
+        f.reply = *reply;
+    (void)snprintf(f.exchange, sizeof f.exchange, "%s", t->exchange->name);
+    chronicle_failure(l->worker->parts->chronicle, &f);
+}
+
 void lane_log_failure(const struct lane *l, const struct session *s, const struct target *t,
                       const char *phase, const struct reply *reply, const char *next)
 {
@@ -36,6 +55,7 @@ void lane_log_failure(const struct lane *l, const struct session *s, const struc
                                .bytes = slice_str(phase),
                                .reply = reply,
                                .note = next});
+    chronicle(l, FAILURE_EXCHANGE, t, phase, reply);
     if (!l->worker->config->log.deliveries)
         return;
     begin(&line, l, "exchange_failed", t, phase);
@@ -49,6 +69,9 @@ void lane_log_failure(const struct lane *l, const struct session *s, const struc
 void lane_log_patience(const struct lane *l, const struct session *s, bool raced)
 {
     struct log_line line;
+    chronicle(l, FAILURE_SLOW, &s->target, session_phase_name(s), NULL);
+    if (raced)
+        chronicle_race(l->worker->parts->chronicle, &s->target.address, false);
     if (!l->worker->config->log.deliveries)
         return;
     begin(&line, l, "exchange_slow", &s->target, session_phase_name(s));

@@ -2,9 +2,12 @@
 
 #include "core/base/assert.h"
 #include "smtp/dsn.h"
+#include "workers/chronicle.h"
+#include "workers/events/events.h"
 #include "workers/outbound/observer.h"
 #include "workers/outbound/outbound.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 enum {
@@ -252,14 +255,28 @@ static void log_session(struct log_line *line, const struct worker *w, const str
     log_u64(line, "session_messages", s->messages);
 }
 
+static enum event_kind event_of(const struct outcome_recipient *r, const struct reply *reply)
+{
+    static const enum event_kind kinds[] = {[OUTCOME_DELIVERED] = EVENT_DELIVERED,
+                                            [OUTCOME_BOUNCED] = EVENT_BOUNCED,
+                                            [OUTCOME_DEFERRED] = EVENT_DEFERRED};
+    return reply->code == LOCAL_UNKNOWN_OUTCOME ? EVENT_UNKNOWN : kinds[r->verdict];
+}
+
+/* For the log, where it is to have a line for each, and the webhooks that want to know. */
 static void log_recipient(struct worker *w, const struct results *r, uint32_t i,
                           const struct session *s)
 {
+    const struct outcome_recipient *recipient = &r->outcome->recipients[i];
+    const struct reply *reply = &r->outcome->replies[i];
+    struct log *log = w->config->log.deliveries ? w->parts->log : NULL;
+    struct log_tap *tap = events_tap(w->parts->events, event_of(recipient, reply));
     struct log_line line;
     char id[ENVELOPE_ID_SIZE];
+    if (log == NULL && tap == NULL)
+        return;
     envelope_id_format(r->delivery->message->id, id);
-    log_begin(&line, w->parts->log,
-              verdict_name(&r->outcome->recipients[i], &r->outcome->replies[i]));
+    log_begin_tapped(&line, log, tap, verdict_name(recipient, reply));
     log_cstr(&line, "id", id);
     if (r->envelope != NULL) {
         log_str(&line, "sender", r->envelope->sender);
@@ -270,7 +287,7 @@ static void log_recipient(struct worker *w, const struct results *r, uint32_t i,
     log_u64(&line, "age_ms", age_ms(w, r));
     if (s != NULL)
         log_session(&line, w, s);
-    log_reply(&line, &r->outcome->replies[i]);
+    log_reply(&line, reply);
     log_end(&line);
 }
 
@@ -291,6 +308,26 @@ static void tell_verdict(struct worker *w, const struct results *r, uint32_t i,
     o->on_event(o, &what);
 }
 
+/* For those who look at the relay as it runs. */
+static void chronicle(struct worker *w, const struct results *r, uint32_t i,
+                      const struct session *s, enum failure_kind kind)
+{
+    struct failure f = {.kind = kind,
+                        .phase = "",
+                        .reply = r->outcome->replies[i],
+                        .id = r->delivery->message->id,
+                        .wall_ms = w->wall_ms};
+    if (f.reply.code == LOCAL_UNKNOWN_OUTCOME)
+        f.kind = FAILURE_UNKNOWN;
+    (void)snprintf(f.domain, sizeof f.domain, "%s", r->delivery->domain->name);
+    if (s != NULL) {
+        f.has_address = true;
+        f.address = s->target.address;
+        (void)snprintf(f.exchange, sizeof f.exchange, "%s", s->target.exchange->name);
+    }
+    chronicle_failure(w->parts->chronicle, &f);
+}
+
 static void account(struct worker *w, const struct results *r, const struct session *s)
 {
     for (uint32_t i = 0; i < r->delivery->recipient_count; i++) {
@@ -300,13 +337,14 @@ static void account(struct worker *w, const struct results *r, const struct sess
             break;
         case OUTCOME_DEFERRED:
             figure_add(&w->shared.figures.recipients_deferred, 1);
+            chronicle(w, r, i, s, FAILURE_DEFERRED);
             break;
         case OUTCOME_BOUNCED:
             figure_add(&w->shared.figures.recipients_bounced, 1);
+            chronicle(w, r, i, s, FAILURE_BOUNCED);
             break;
         }
-        if (w->config->log.deliveries)
-            log_recipient(w, r, i, s);
+        log_recipient(w, r, i, s);
         tell_verdict(w, r, i, s);
     }
 }

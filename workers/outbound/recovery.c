@@ -1,9 +1,11 @@
 #include "workers/outbound/recovery.h"
 
 #include "core/base/assert.h"
+#include "workers/chronicle.h"
 #include "workers/outbound/lane_priv.h"
 #include "workers/outbound/outbound.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 enum {
@@ -46,11 +48,21 @@ static void release(struct worker *w, uint64_t mark)
     committer_submit(w->parts->committer, &op);
 }
 
+static void note_change(struct worker *w, const struct target *t, struct health_change change)
+{
+    struct chronicle_change c = {
+        .wall_ms = w->wall_ms, .address = t->address, .before = change.before, .now = change.now};
+    (void)snprintf(c.name, sizeof c.name, "%s", t->exchange->name);
+    chronicle_change(w->parts->chronicle, &c);
+}
+
 void recovery_tell(struct worker *w, const struct target *t, enum health_event event)
 {
     struct health *health = w->parts->health;
     struct health_change change =
         health_tell(health, &t->address, event, w->now_ms, w->wall_ms, random_u64(&w->random));
+    if (change.before != change.now)
+        note_change(w, t, change);
     if (!health_has_recovered(change))
         return;
     log_recovery(w, t, change.before);

@@ -1,6 +1,7 @@
 #include "workers/outbound/session.h"
 
 #include "core/base/assert.h"
+#include "workers/chronicle.h"
 #include "workers/outbound/lane.h"
 #include "workers/outbound/observer.h"
 #include "workers/outbound/outbound.h"
@@ -164,6 +165,7 @@ struct session *session_open(struct lane *lane, const struct target *target, boo
     figure_add(&w->shared.figures.sessions_total, 1);
     s->number = atomic_load_explicit(&w->shared.figures.sessions_total, memory_order_relaxed);
     health_count_session(w->parts->health, &target->address, 1);
+    chronicle_connect(w->parts->chronicle, &target->address, target->exchange->name);
     arm(s, CONNECT_LIMIT_MS, HEALTH_CONNECT);
     tell(s, (struct observed){.kind = OBSERVED_CONNECTING});
     return s;
