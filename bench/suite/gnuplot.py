@@ -32,13 +32,18 @@ def block(name: str, rows: Iterable[Sequence[object]]) -> str:
     return f"${name} << EOD\n" + "\n".join(lines) + "\nEOD\n"
 
 
-def named_line(name: str, relay: str, rows: list[list[float]], points: bool = False) -> tuple[str, list[str]]:
-    """Data and plot of a relay's line with its name at its end."""
-    width, colour = (3 if relay == "onward" else 2), COLOURS[relay]
-    style = f"linespoints pointtype 7 pointsize 0.8 linewidth {width}" if points else f"lines linewidth {width}"
-    data = block(name, rows) + block(f"{name}_end", [[*rows[-1], NAMES[relay]]])
-    return data, [f"${name} using 1:2 with {style} linecolor rgb '{colour}'",
-                  f"${name}_end using 1:2:3 with labels left offset 0.8,0 textcolor rgb '{colour}'"]
+def named_lines(name: str, lines: dict[str, list[list[float]]], points: bool = False) -> tuple[str, list[str]]:
+    """Data and plots of lines with each relay's name at its end. The y axis is logarithmic: names keep a distance of half as much again."""
+    data, plots, last = "", [], 0.0
+    for relay, rows in sorted(lines.items(), key=lambda line: line[1][-1][1]):
+        x, y = rows[-1]
+        last = max(y, last * 1.5)
+        width, colour = (3 if relay == "onward" else 2), COLOURS[relay]
+        style = f"linespoints pointtype 7 pointsize 0.8 linewidth {width}" if points else f"lines linewidth {width}"
+        data += block(f"{name}_{relay}", rows) + block(f"{name}_{relay}_end", [[x, last, NAMES[relay]]])
+        plots += [f"${name}_{relay} using 1:2 with {style} linecolor rgb '{colour}'",
+                  f"${name}_{relay}_end using 1:2:3 with labels left offset 0.8,0 textcolor rgb '{colour}'"]
+    return data, plots
 
 
 def draw(folder: pathlib.Path, name: str, script: str, size: tuple[int, int]) -> list[pathlib.Path]:

@@ -7,7 +7,7 @@ import pathlib
 from math import log10
 from typing import Callable
 
-from .gnuplot import COLOURS, GOAL, INK, NAMES, block, draw, named_line
+from .gnuplot import COLOURS, GOAL, INK, NAMES, block, draw, named_lines
 from .results import Results
 from .surroundings import BENCH
 
@@ -98,13 +98,12 @@ def place(part: float) -> float:
 
 
 def curves(results: Results, key: str, title: str, name: str) -> str:
-    data, plots = "", []
+    lines = {}
     for relay in ORDER:
         found = [run[key] for run in results.runs("own", relay) if run.get(key)]
         if found:
-            points = [[place(part), max(us, 1) / 1000] for part, us in found[-1]["points"] if place(part) <= 3.01]
-            line, plot = named_line(f"{name}_{relay}", relay, points)
-            data, plots = data + line, plots + plot
+            lines[relay] = [[place(part), max(us, 1) / 1000] for part, us in found[-1]["points"] if place(part) <= 3.01]
+    data, plots = named_lines(name, lines)
     return data + f"""set title "{title}"
 set xtics ({percentile_axis()}); set xrange [0:3.9]; set xlabel "of all messages take no longer"
 set logscale y; set yrange [0.1:*]; set ytics ("0.1 ms" 0.1, "1 ms" 1, "10 ms" 10, "100 ms" 100, "1 s" 1000, "10 s" 10000, "100 s" 1e5)
@@ -126,17 +125,17 @@ def latency(results: Results) -> Script:
 def cost(results: Results) -> Script:
     queue = [[run["queued"], run["cpu_us"]] for run in results.runs("backlog", "onward")]
     places = (("own", 1), ("to-200", 200), ("to-10000", 10000))
-    data, plots = "", []
+    lines = {}
     for relay in ORDER:
         rows = [[count, value.median] for name, count in places if (value := results.of(name, relay, "cpu_us"))]
         if len(rows) > 1:
-            line, plot = named_line(f"to_{relay}", relay, rows, points=True)
-            data, plots = data + line, plots + plot
-    if not plots or len(queue) < 2:
+            lines[relay] = rows
+    if not lines or len(queue) < 2:
         return None
+    data, plots = named_lines("to", lines, points=True)
+    queue_data, queue_plots = named_lines("queue", {"onward": queue}, points=True)
     limit = queue[0][1] * 1.25
-    queue_line, queue_plot = named_line("queue", "onward", queue, points=True)
-    return data + queue_line + f"""set multiplot layout 1,2 margins 0.07,0.99,0.15,0.9 spacing 0.08
+    return data + queue_data + f"""set multiplot layout 1,2 margins 0.07,0.99,0.15,0.9 spacing 0.08
 set title "CPU time a message against destinations"
 set logscale xy; set xlabel "destinations"; set xrange [0.7:120000]; set xtics ("1" 1, "200" 200, "10,000" 10000)
 set yrange [10:*]; set ytics ("10 µs" 10, "100 µs" 100, "1 ms" 1000, "10 ms" 10000, "100 ms" 1e5)
@@ -145,7 +144,7 @@ set title "CPU time a message against the length of the queue"
 unset logscale y; set xlabel "recipients queued meanwhile"; set xrange [700:6e6]; set yrange [0:{limit * 1.4}]
 set xtics ("1,000" 1000, "10,000" 1e4, "100,000" 1e5, "a million" 1e6); set ytics autofreq; set format y "%g µs"
 set label "goal: 1.25 x" at graph 0.99, first {limit} right offset 0,0.7 textcolor rgb "{GOAL}"
-plot {limit} with lines dashtype 2 linewidth 1.5 linecolor rgb "{GOAL}", {", ".join(queue_plot)}
+plot {limit} with lines dashtype 2 linewidth 1.5 linecolor rgb "{GOAL}", {", ".join(queue_plots)}
 unset multiplot"""
 
 
@@ -201,7 +200,7 @@ plot 12 with lines dashtype 2 linewidth 1.5 linecolor rgb "{GOAL}", \\
      $parked using 1:2 with linespoints pointtype 7 pointsize 0.9 linewidth 2.5 linecolor rgb "{blue}"
 unset label; set xtics autofreq
 set title "A soak: messages/s and memory over time"
-set xlabel "seconds"; set xrange [0:{held[-1][0]}]; set yrange [0:*]; set y2range [0:*]; set y2tics; set format y "%g/s"; set format y2 "%g MB"; set border 11; set key bottom right
+set xlabel "seconds"; set xrange [0:{held[-1][0]}]; set yrange [0:*]; set y2range [0:{max(row[1] for row in held) * 1.7}]; set y2tics; set format y "%g/s"; set format y2 "%g MB"; set border 11; set key bottom right
 plot $rate using 1:2 with lines linewidth 2 linecolor rgb "{blue}" title "messages/s", \\
      $held using 1:2 axes x1y2 with lines linewidth 2 linecolor rgb "#f08c00" title "memory"
 unset multiplot"""
