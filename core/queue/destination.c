@@ -6,7 +6,12 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-enum { SHARDS = 64, BUCKETS_PER_SHARD = 256, LOOK_BACK = 8 };
+enum {
+    SHARDS = 64,
+    BUCKETS_PER_SHARD = 256,
+    LOOK_BACK = 8,
+    LANES_UNPROVEN_MAX = 3, /* of a destination where nobody has got through yet */
+};
 
 struct destination_table {
     uint64_t seed;
@@ -200,11 +205,21 @@ static struct idle_lane *pick_idle(struct destination *d, unsigned worker)
     return chosen;
 }
 
+/* As many lanes may be on their way as have got through: an exchange that hangs parks a handful of
+ * connections, not `lanes_max` of them, and one that is well has them all within a few round trips. */
+static bool is_trusted_with_more(const struct destination *d)
+{
+    unsigned ready = d->shared.ready, lanes = d->shared.lanes;
+    unsigned unproven = lanes > ready ? lanes - ready : 0;
+    return unproven < (ready > LANES_UNPROVEN_MAX ? ready : LANES_UNPROVEN_MAX);
+}
+
 /* More mail than lanes that are still on their way to fetch some? Lanes at work come back for more
  * by themselves, but nobody knows when. */
 static bool wants_lane(const struct destination *d, unsigned lanes_max)
 {
-    return d->shared.lanes < lanes_max && d->shared.queued > d->shared.lanes;
+    return d->shared.lanes < lanes_max && d->shared.queued > d->shared.lanes &&
+           is_trusted_with_more(d);
 }
 
 enum destination_call destination_enqueue(struct destination *d, struct delivery *delivery,

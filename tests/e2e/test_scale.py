@@ -1,6 +1,6 @@
 """What bench/suite/hung.py measures, in small and by counts instead of times: a hung exchange in front of many domains, and 30 % of all exchanges hung.
 
-The bounds are those of the relay's rules. A destination has at most `connections_per_destination` lanes, and a lane opens one
+The bounds are those of the relay's rules. A destination that nobody has reached has a handful of lanes, and a lane opens one
 connection to the hung exchange before it is known: by its second lost patience the exchange is demoted, and a lane that
 starts from then on begins with the other one. So what hangs sees at most one connection for each lane that was open by then,
 and the probes, one at a time in the whole process, each at the earliest `demote_first` less a tenth after the last.
@@ -18,7 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bench"))
 from suite.load import Load, Mail  # noqa: E402  (its folder was just put on the path)
 from suite.sinks import Sink  # noqa: E402
 
-LANES = 20  # delivery.connections_per_destination
+LANES = 3  # of a destination that nobody has reached yet (core/queue/destination.c)
 HUNG = "127.2.0.1"
 LIMIT_S = 40.0
 PROBES_MAX = 1  # a test ends within LIMIT_S of the demotion, before a first probe is due at 54 s; one for good measure

@@ -503,23 +503,23 @@ void lane_restart(struct lane *l)
 
 /* ---- what sessions tell ---- */
 
-/* The first word that the destination can be reached: where mail waits for more lanes than there
- * are, as behind a time when one was enough to find out, each new session opens one more. */
-static void open_another(const struct lane *l)
+/* A word that the destination can be reached: where mail waits for more lanes than there are, those
+ * that are trusted now are opened, so lanes double with each round of sessions that get through. */
+static void open_others(const struct lane *l)
 {
     struct worker *w = l->worker;
-    if (w->outbound->draining ||
-        !destination_lane_add(l->destination, w->config->delivery.connections_per_destination))
-        return;
-    destination_reference(l->destination);
-    lane_open(w, l->destination, route_reference(l->route));
+    while (!w->outbound->draining &&
+           destination_lane_add(l->destination, w->config->delivery.connections_per_destination)) {
+        destination_reference(l->destination);
+        lane_open(w, l->destination, route_reference(l->route));
+    }
 }
 
 void lane_on_ready(struct lane *l, struct session *s)
 {
     count_ready(l, s, true);
     if (s->messages == 0)
-        open_another(l);
+        open_others(l);
     if (s->started_later && s->messages == 0) {
         figure_add(&l->worker->shared.figures.races_won_by_later, 1);
         chronicle_race(l->worker->parts->chronicle, &s->target.address, true);
