@@ -18,6 +18,7 @@ TEST_PACKAGES  := libcmocka-dev libxxhash-dev nsd postfix swaks openssl python3 
 TIDY_PACKAGES  := libcmocka-dev libxxhash-dev clang-tidy clang-format python3 git
 BENCH_PACKAGES := libxxhash-dev nsd postfix openssl python3 iproute2 util-linux procps gnuplot-nox linux-perf valgrind git
 DEMO_PACKAGES  := nsd postfix swaks python3
+DEB_PACKAGES   := dpkg-dev debhelper lintian
 
 ifeq ($(origin CC),default)
   CC     := gcc
@@ -48,7 +49,9 @@ else
   $(error VARIANT is release, clang, asan, tsan or fuzz)
 endif
 
-CFLAGS   := -std=c11 $(WARNINGS) $(HARDEN) $(OPTIMIZE) $(DEFINES) -I. -MMD -MP
+# EXTRA_CFLAGS and EXTRA_LDFLAGS are for packagers.
+CFLAGS   := -std=c11 $(WARNINGS) $(HARDEN) $(OPTIMIZE) $(DEFINES) -I. -MMD -MP $(EXTRA_CFLAGS)
+LINK     += $(EXTRA_LDFLAGS)
 LIBS     := -lunbound -llmdb -lck -lyaml -lssl -lcrypto -lidn2 -ljansson -lmicrohttpd -lz -lcurl -lsystemd -lpthread $(MALLOC)
 
 SOURCES  := $(sort $(wildcard core/*.c core/*/*.c dns/*.c smtp/*.c smtp/*/*.c workers/*.c workers/*/*.c))
@@ -58,7 +61,7 @@ UNIT_BINARIES := $(UNITS:tests/unit/%.c=$(BUILD)/tests/%)
 FUZZERS  := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 
 .PHONY: all help deps-build deps-demo deps-check deps-bench deps-tidy build demo check quick asan tsan unit sim fuzz fuzz-binaries tidy \
-        format bench bench-quick bench-plots bench-peers bench-tools install clean
+        format bench bench-quick bench-plots bench-peers bench-tools install deb deps-deb clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -111,6 +114,8 @@ deps-bench:
 	@tests/install-packages $(BUILD_PACKAGES) $(RUN_PACKAGES) $(BENCH_PACKAGES)
 deps-tidy:
 	@tests/install-packages $(BUILD_PACKAGES) $(TIDY_PACKAGES)
+deps-deb:
+	@tests/install-packages $(BUILD_PACKAGES) $(DEB_PACKAGES)
 
 # ---- tests ----
 
@@ -190,6 +195,7 @@ $(BENCH_TOOLS): $(BUILD)/bench/%: $(BUILD)/bench/tools/%.o $(BUILD)/bench/parts.
 # ---- installing ----
 
 UNIT_DIR ?= $(PREFIX)/lib/systemd/system
+DEB_TREE := build/deb/onward-$(VERSION)
 
 build/onward.yaml.5: workers/packaging/onward.yaml.5.awk core/config/onward.yaml
 	@mkdir -p $(@D)
@@ -199,13 +205,33 @@ install: all build/onward.yaml.5 ## install under $(DESTDIR)$(PREFIX): binary, m
 	install -D -m 0755 onward $(DESTDIR)$(PREFIX)/sbin/onward
 	install -D -m 0644 workers/packaging/onward.8 $(DESTDIR)$(PREFIX)/share/man/man8/onward.8
 	install -D -m 0644 build/onward.yaml.5 $(DESTDIR)$(PREFIX)/share/man/man5/onward.yaml.5
-	install -D -m 0644 core/config/onward.yaml $(DESTDIR)$(PREFIX)/share/doc/onward/onward.yaml
+	install -D -m 0644 core/config/onward.yaml $(DESTDIR)$(PREFIX)/share/doc/onward/examples/onward.yaml
 	install -D -m 0644 workers/packaging/onward.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/onward
 	install -d $(DESTDIR)/etc/onward $(DESTDIR)$(UNIT_DIR)
 	test -e $(DESTDIR)/etc/onward/onward.yaml || \
 	    install -m 0644 core/config/onward.yaml $(DESTDIR)/etc/onward/onward.yaml
 	sed 's|@PREFIX@|$(PREFIX)|g' workers/packaging/onward.service > $(DESTDIR)$(UNIT_DIR)/onward.service
 	chmod 0644 $(DESTDIR)$(UNIT_DIR)/onward.service
+	install -D -m 0644 workers/packaging/onward.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/onward.conf
+
+# debhelper wants its folder at the top of the tree, so it works on a copy.
+deb: deps-deb ## build a Debian package into build/deb, and have lintian look at it
+	rm -rf build/deb
+	mkdir -p $(DEB_TREE)
+	tar -c --exclude=__pycache__ core dns smtp workers bench tests Makefile README.md LICENSE | tar -x -C $(DEB_TREE)
+	mv $(DEB_TREE)/workers/packaging/debian $(DEB_TREE)/debian
+	sed -e 's/@BUILD_PACKAGES@/$(call comma-list,$(filter-out gcc libc6-dev,$(BUILD_PACKAGES)))/' \
+	    -e 's/@RUN_PACKAGES@/$(call comma-list,$(RUN_PACKAGES))/' $(DEB_TREE)/debian/control.in > $(DEB_TREE)/debian/control
+	rm $(DEB_TREE)/debian/control.in
+	cd $(DEB_TREE) && test "$$(dpkg-parsechangelog -S Version)" = $(VERSION) || \
+	    { echo "workers/packaging/debian/changelog does not begin with version $(VERSION)"; exit 1; }
+	cd $(DEB_TREE) && dpkg-buildpackage --no-sign --jobs=2
+	lintian --allow-root --display-info --fail-on error,warning,info build/deb/onward_$(VERSION)_*.changes
+	@ls build/deb/*.deb
+
+space := $(subst ,, )
+comma-list = $(subst $(space),$(comma)$(space),$(strip $(1)))
+comma := ,
 
 clean: ## remove what was built
 	rm -rf build onward

@@ -53,7 +53,7 @@ END {
     if (failed)
         exit 1
     end_of_entry()
-    print ".SH FILES\n.TP\n.I /usr/share/doc/onward/onward.yaml\nAll of this as a file to copy."
+    print ".SH FILES\n.TP\n.I /usr/share/doc/onward/examples/onward.yaml\nAll of this as a file to copy."
     print ".SH SEE ALSO\n.BR onward (8)"
 }
 
