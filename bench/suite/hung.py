@@ -99,7 +99,7 @@ class Thirty(Scenario):
 
     def _once(self, kind: type[Relay], plan: Plan, hung: bool) -> Figures:
         exchanges = self.exchanges if kind is Onward else self.peer_exchanges
-        messages = int(self.messages * kind.pace * (0.3 if plan.quick else 1))
+        messages = int(self.messages * kind.pace * plan.part * (0.3 if plan.quick else 1))
         ill = exchanges * 3 // 10
         wells = Mail(size=2048, domains=exchanges - ill, label="w", submitters=28)
         ills = Mail(size=2048, domains=ill, label="h", submitters=12)

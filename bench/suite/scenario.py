@@ -24,6 +24,7 @@ class Plan:
     relays: list[type[Relay]]
     quick: bool
     rounds: int | None = None
+    part: float = 1.0  # of all messages: less, to try the bench itself
 
     def those(self, names: tuple[str, ...]) -> list[type[Relay]]:
         return [relay for relay in self.relays if relay.name in names]
@@ -93,7 +94,7 @@ class Throughput(Scenario):
         return min(usual, 1) * (plan.rounds or usual)
 
     def _count(self, plan: Plan, relay: type[Relay]) -> int:
-        share = self.pace.get(relay.name, relay.pace) * (self.quick_part if plan.quick else 1)
+        share = self.pace.get(relay.name, relay.pace) * (self.quick_part if plan.quick else 1) * plan.part
         return max(MESSAGES_LEAST, int(self.messages * share))
 
     def runs(self, plan: Plan) -> int:
@@ -107,7 +108,7 @@ class Throughput(Scenario):
     def measure(self, plan: Plan, note: Note) -> None:
         for number in range(self._rounds(plan)):
             if self.floor:
-                note.run(FLOOR, number, lambda: run_floor(self.load, int(self.messages * (0.5 if plan.quick else 1))))
+                note.run(FLOOR, number, lambda: run_floor(self.load, int(self.messages * plan.part * (0.5 if plan.quick else 1))))
             for relay in plan.those(self.who):
                 note.run(relay.name, number, lambda: run_relay(relay, self.load, self._count(plan, relay)))
         for relay in plan.those(self.who) if self.counted else []:

@@ -291,6 +291,7 @@ class Zone:
     chroot: ""
     database: ""
     server-count: 1
+    rrl-ratelimit: 0
     zonesdir: "{folder}"
     pidfile: "{folder}/nsd.pid"
     xfrdfile: "{folder}/xfrd.state"
