@@ -33,9 +33,21 @@ class Workload:
 
     mail: Mail = field(default_factory=Mail)
     third_party: bool = False  # smtp-source and smtp-sink instead of ours
+    connection_each: bool = False  # Onward makes a connection for each message
     own_exchanges: bool = False  # each domain has an exchange of its own: as many destinations as domains
     tls: bool = False
     one_way_ms: int = 0
+
+
+def setting_of(load: Workload) -> Setting:
+    return Setting(tls=load.tls, onward={"delivery": {"messages_per_connection": 1}} if load.connection_each else {})
+
+
+def warm_up(relay: Relay, load: Workload, sink: Sink | ThirdPartySink, messages: int) -> None:
+    """Some messages go ahead, for processes, connections and what is remembered of domains."""
+    domains = load.mail.domains if relay.remembers_routes else 0
+    send(load, sink, max(WARM_UP_LEAST, domains, int(messages * WARM_UP_PART)), "w")
+    time.sleep(SETTLE_S)
 
 
 def address(network: int, number: int) -> str:
@@ -142,9 +154,8 @@ def of_sink(sink: Sink | ThirdPartySink, deliveries: int) -> Figures:
 def run_relay(kind: type[Relay], load: Workload, messages: int) -> Figures:
     """Times, CPU and memory of one run."""
     with Folder() as folder, name_server(folder, records_of(load)), receiver(load, folder) as sink, \
-            running(kind, folder, Setting(tls=load.tls)) as relay:
-        send(load, sink, max(WARM_UP_LEAST, int(messages * WARM_UP_PART)), "w")
-        time.sleep(SETTLE_S)
+            running(kind, folder, setting_of(load)) as relay:
+        warm_up(relay, load, sink, messages)
         cpu, sink_cpu = relay.group.cpu_s(), sink.cpu_s()
         with Watch(relay.group) as memory:
             found = send(load, sink, messages, "a")
@@ -161,9 +172,8 @@ def run_relay(kind: type[Relay], load: Workload, messages: int) -> Figures:
 def count_relay(kind: type[Relay], load: Workload, messages: int) -> Figures:
     """Syncs, context switches and system calls a message, in a run whose times are not used."""
     with Folder() as folder, name_server(folder, records_of(load)), receiver(load, folder) as sink, \
-            running(kind, folder, Setting(tls=load.tls)) as relay:
-        send(load, sink, max(WARM_UP_LEAST, int(messages * WARM_UP_PART)), "w")
-        time.sleep(SETTLE_S)
+            running(kind, folder, setting_of(load)) as relay:
+        warm_up(relay, load, sink, messages)
         with Counters(relay.group) as counters:
             send(load, sink, messages, "a")
             time.sleep(SETTLE_S)

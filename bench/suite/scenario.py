@@ -87,30 +87,34 @@ class Throughput(Scenario):
     floor: bool = False
     counted: bool = False  # one more round for syncs, context switches and system calls
     who: tuple[str, ...] = ("onward", "postfix", "exim", "haraka")
+    quick_who: tuple[str, ...] | None = None  # of them, in a quick run
     pace: dict[str, float] = field(default_factory=dict)  # instead of the relays' own
 
     def _rounds(self, plan: Plan) -> int:
         usual = self.quick_rounds if plan.quick else self.rounds
         return min(usual, 1) * (plan.rounds or usual)
 
+    def _who(self, plan: Plan) -> list[type[Relay]]:
+        return plan.those(self.quick_who if plan.quick and self.quick_who else self.who)
+
     def _count(self, plan: Plan, relay: type[Relay]) -> int:
         share = self.pace.get(relay.name, relay.pace) * (self.quick_part if plan.quick else 1) * plan.part
         return max(MESSAGES_LEAST, int(self.messages * share))
 
     def runs(self, plan: Plan) -> int:
-        rounds, relays = self._rounds(plan), len(plan.those(self.who))
+        rounds, relays = self._rounds(plan), len(self._who(plan))
         return rounds * (relays + self.floor) + min(rounds, 1) * self.counted * relays
 
     def settings(self, plan: Plan) -> dict[str, Any]:
         return {"rounds": self._rounds(plan), "workload": asdict(self.load),
-                "messages": {relay.name: self._count(plan, relay) for relay in plan.those(self.who)}}
+                "messages": {relay.name: self._count(plan, relay) for relay in self._who(plan)}}
 
     def measure(self, plan: Plan, note: Note) -> None:
         for number in range(self._rounds(plan)):
             if self.floor:
                 note.run(FLOOR, number, lambda: run_floor(self.load, int(self.messages * plan.part * (0.5 if plan.quick else 1))))
-            for relay in plan.those(self.who):
+            for relay in self._who(plan):
                 note.run(relay.name, number, lambda: run_relay(relay, self.load, self._count(plan, relay)))
-        for relay in plan.those(self.who) if self.counted else []:
+        for relay in self._who(plan) if self.counted else []:
             count = int(self._count(plan, relay) * COUNTING_PART)
             note.run(relay.name, self._rounds(plan), lambda: count_relay(relay, self.load, max(MESSAGES_LEAST, count)))

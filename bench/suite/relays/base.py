@@ -31,6 +31,7 @@ class Relay(abc.ABC):
 
     name: ClassVar[str]
     pace: ClassVar[float]  # messages it is given for each of Onward's, so that runs last about as long
+    remembers_routes: ClassVar[bool] = False  # it asks the name server once for a domain, not for each message
 
     def __init__(self, folder: pathlib.Path, group: Group, setting: Setting) -> None:
         self.folder, self.group, self.setting = folder / self.name, group, setting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import signal
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ class Onward(Relay):
 
     name = "onward"
     pace = 1.0
+    remembers_routes = True
     binary: ClassVar[pathlib.Path] = BINARY
     under: ClassVar[tuple[str, ...]] = ()  # a command that runs it, such as valgrind
 
@@ -49,5 +51,11 @@ class Onward(Relay):
         return parse_objects(done.stdout)
 
     def stop(self) -> None:
-        self.process.signal(signal.SIGTERM)
+        os.kill(self._pid(), signal.SIGTERM)
         self.process.wait()
+
+    def _pid(self) -> int:
+        """The relay's own process, where the tool that runs it is another; a tool that is the same process passes signals on."""
+        def is_relay(pid: int) -> bool:
+            return os.path.realpath(f"/proc/{pid}/exe") == os.path.realpath(self.binary)
+        return next(filter(is_relay, self.group.pids()), self.process.pid)
