@@ -40,7 +40,7 @@ class Profile:
         elif line.startswith("calls="):
             self.calls[self._called] += int(line[6:].split()[0])
             self._is_of_call = True
-        elif line[:1].isdigit() or line[:1] in "+-*":
+        elif line and (line[0].isdigit() or line[0] in "+-*"):
             if not self._is_of_call:
                 self.own[self._at["ob"], self._at["fl"], self._at["fn"]] += int(line.split()[-1])
             self._is_of_call = False
