@@ -144,6 +144,17 @@ $(BUILD)/tests/sim_main: $(SIM:%.c=$(BUILD)/%.o) $(BUILD)/modules.a
 	@echo "  LINK  $@"
 	@$(CC) $(CFLAGS) $(LINK) -o $@ $^ -Wl,--as-needed $(LIBS)
 
+# Libraries that stand between the relay and the system while it is tested (LD_PRELOAD).
+PRELOADS := $(patsubst tests/preload/%.c,$(BUILD)/preload/%.so,$(sort $(wildcard tests/preload/*.c)))
+
+.PHONY: preloads
+preloads: $(PRELOADS) ## build what end-to-end tests preload
+
+$(BUILD)/preload/%.so: tests/preload/%.c Makefile
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	@$(CC) -std=c11 $(WARNINGS) -O2 -g $(DEFINES) -fPIC -shared -o $@ $<
+
 sim: $(BUILD)/tests/sim_main ## run one simulated world and show its trace: make sim SEED=n
 	@$(BUILD)/tests/sim_main seed $(SEED)
 

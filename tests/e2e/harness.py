@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import pathlib
 import random
@@ -461,6 +462,7 @@ class Relay:
         self.log = JsonLines(self.log_path)
         self.process: Process | None = None
         self.starts = 0
+        self.env: dict[str, str] = {}
         self.config = merge(self._defaults(), config)
         self.write_config()
 
@@ -482,7 +484,8 @@ class Relay:
         if not BINARY.exists():
             raise AssertionError(f"{BINARY} is missing; build it with: make")
         self.starts += 1
-        self.process = Process([BINARY, "serve", "-c", self.config_path], self.folder, f"onward-{self.starts}")
+        self.process = Process([BINARY, "serve", "-c", self.config_path], self.folder, f"onward-{self.starts}",
+                               self.env)
         wait_until(self._greets, "the relay's greeting")
         return self
 
@@ -509,6 +512,19 @@ class Relay:
         """The control socket comes last; one left behind by a killed process refuses."""
         with socket.socket(socket.AF_UNIX) as sock:
             return sock.connect_ex(self.config["control"]["socket"]) == 0
+
+    def preload(self, name: str, variable: str, size: int) -> mmap.mmap:
+        """From the next start on with a library of tests/preload, which is steered by `size` bytes that both map."""
+        library = BINARY.resolve().parent / "preload" / f"{name}.so"
+        if BINARY == ROOT / "onward":
+            library = ROOT / "build/release/preload" / f"{name}.so"
+        if not library.exists():
+            raise AssertionError(f"{library} is missing; build it with: make preloads")
+        path = self.folder / name
+        path.write_bytes(bytes(size))
+        self.env = {**self.env, "LD_PRELOAD": str(library), variable: str(path)}
+        with open(path, "r+b") as file:
+            return mmap.mmap(file.fileno(), size)
 
     def kill(self) -> None:
         """What a power cut leaves: no signal handler, no flush."""

@@ -1,0 +1,232 @@
+"""Out of memory and out of descriptors, at every point of a run.
+
+tests/preload/failing.c makes the n-th allocation of the process fail, or the n-th call that takes a descriptor or a
+connection: ours and those of the libraries alike. For every n of a fixed piece of work (a message to two domains that
+nobody knows yet, one of which refuses it, so that a bounce follows; the queue and the status asked for) the work is done
+once more with that call failing. Mail is refused or deferred, never lost; the process goes on. While it starts, it says
+why it cannot, and exits.
+"""
+
+from __future__ import annotations
+
+import signal
+import smtplib
+import struct
+import sys
+import time
+
+from harness import (BINARY, SANITIZED, E2ETest, ORIGIN, Process, Relay, World, content_of, main, message, stays,
+                     wait_until)
+
+ALLOCATIONS, DESCRIPTORS = 0, 1
+NAMES = ("allocation", "descriptor")
+BURST = 50  # calls that fail in a row, for the second round
+QUICK_RETRIES = {"first": "100ms", "max": "500ms", "age_limit": "10m"}
+
+
+class Faults:
+    """The file shared with tests/preload/failing.c: calls, at, count, failed, for each kind."""
+
+    def __init__(self, relay: Relay) -> None:
+        self.map = relay.preload("failing", "ONWARD_FAULTS", 64)
+
+    def _get(self, kind: int, place: int) -> int:
+        return struct.unpack_from("<Q", self.map, kind * 32 + place * 8)[0]
+
+    def _set(self, kind: int, place: int, value: int) -> None:
+        struct.pack_into("<Q", self.map, kind * 32 + place * 8, value)
+
+    def calls(self, kind: int) -> int:
+        return self._get(kind, 0)
+
+    def failed(self, kind: int) -> int:
+        return self._get(kind, 3)
+
+    def fail(self, kind: int, at: int, count: int = 1) -> None:
+        """Call number `at` and the following fail; 0: none."""
+        self._set(kind, 2, count)
+        self._set(kind, 1, at)
+
+    def reset(self) -> None:
+        self.map[:] = bytes(len(self.map))
+
+
+class Exhaustion(E2ETest):
+    """The whole relay with a call that fails."""
+
+    limit_s = 240
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.world_ = self.world(retry=QUICK_RETRIES, health={"down_first": "100ms", "demote_first": "100ms"},
+                                 workers={"threads": 1}, delivery={"tls": "off", "idle": "0s"})
+        world = self.world_
+        good = world.exchange("good")
+        bad = world.exchange("reply@RCPT/no=550 5.1.1 No such user")
+        world.zone.add(f"*.good MX 10 mx-good", f"mx-good A {good}", f"*.bad MX 10 mx-bad", f"mx-bad A {bad}")
+        self.faults = Faults(world.relay)
+        self.accepted: dict[str, list[str]] = {}
+        self.deaths: list[str] = []
+        self.number = 0
+
+    def work(self) -> None:
+        """One message with two recipients, and two questions; what got its 250 is noted."""
+        self.number += 1
+        name = f"m{self.number}"
+        recipients = [f"r@d{self.number}.good.{ORIGIN}", f"no@d{self.number}.bad.{ORIGIN}"]
+        sender = f"s@d{self.number}.good.{ORIGIN}"
+        try:
+            with self.world_.relay.connect(timeout=5) as client:
+                client.ehlo()
+                if client.mail(sender)[0] != 250:
+                    return
+                taken = [r for r in recipients if client.rcpt(r)[0] == 250]
+                if taken and client.data(message(name, content_of(70_000)))[0] == 250:
+                    self.accepted[name] = [r for r in taken if not r.startswith("no@")]
+                    self.accepted[name] += [sender] if len(taken) == 2 else []
+        except (smtplib.SMTPException, OSError):
+            return  # no reply, so nothing was promised
+
+    def ask(self) -> None:
+        self.world_.relay.run("queue", "list")
+        self.world_.relay.run("status")
+
+    def taken(self) -> set[str]:
+        """The recipients that got their message, and the senders that got their bounce."""
+        return {r for record in self.world_.exchanges.accepted() for r in record["recipients"]}
+
+    def is_done(self) -> bool:
+        promised = self.accepted.get(f"m{self.number}", [])
+        return set(promised) <= self.taken()
+
+    def check_alive(self, what: str) -> None:
+        relay = self.world_.relay
+        assert relay.process is not None
+        if relay.process.running():
+            return
+        self.deaths.append(f"{what}: status {relay.process.popen.returncode}: {relay.process.stderr()[-300:]}")
+        self.faults.reset()
+        relay.process = None
+        relay.start()
+
+    def measure(self, kind: int) -> int:
+        """How many calls the work takes, once all that is done but once has been done."""
+        for _ in range(3):
+            before = self.faults.calls(kind)
+            self.work()
+            self.ask()
+            wait_until(self.is_done, "the work to be done")
+            wait_until(lambda: stays(lambda was=self.faults.calls(kind): self.faults.calls(kind) == was, 0.3),
+                       "the relay to come to rest")
+        return self.faults.calls(kind) - before
+
+    def fail_each(self, kind: int, count: int, step: int) -> None:
+        total = self.measure(kind)
+        tried = 0
+        for n in range(1, total + 1, step):
+            failed = self.faults.failed(kind)
+            self.faults.fail(kind, self.faults.calls(kind) + n, count)
+            self.work()
+            if n % 16 == 0:
+                self.ask()
+            end = time.monotonic() + 0.5
+            while self.faults.failed(kind) == failed and not self.is_done() and time.monotonic() < end:
+                time.sleep(0.002)
+            self.check_alive(f"{NAMES[kind]} {n} of {total}")
+            tried += self.faults.failed(kind) > failed
+        self.faults.fail(kind, 0)
+        print(f"   {tried} of {total} {NAMES[kind]}s failed, {count} at a time; {len(self.accepted)} of {self.number} "
+              f"messages got their 250", file=sys.stderr)
+        self.assertGreater(tried, total // step // 2)
+
+    def check_nothing_lost(self) -> None:
+        self.assertEqual(self.deaths, [])
+        promised = {r for names in self.accepted.values() for r in names}
+        wait_until(lambda: promised <= self.taken(), "every message that got its 250, and every bounce", limit=60,
+                   pause=0.2)
+        wait_until(lambda: self.world_.relay.json("queue", "list") == [], "the queue to be empty", pause=0.2)
+        self.work()
+        self.assertIn(f"m{self.number}", self.accepted)  # it takes mail as before
+        wait_until(self.is_done, "a message after all of it")
+
+    def run_kind(self, kind: int, count: int, step: int) -> None:
+        self.world_.start()
+        self.fail_each(kind, count, step)
+        self.check_nothing_lost()
+
+
+class Running(Exhaustion):
+    """It runs, and something is refused to it."""
+
+    def test_each_descriptor_refused(self) -> None:
+        self.run_kind(DESCRIPTORS, 1, 1)
+
+    def test_descriptors_refused_for_a_while(self) -> None:
+        self.run_kind(DESCRIPTORS, BURST, 3)
+
+
+class RunningWithoutMemory(Exhaustion):
+    """The same for memory. A sanitizer keeps the allocator to itself, so these are for the real one."""
+
+    def test_each_allocation_refused(self) -> None:
+        self.run_kind(ALLOCATIONS, 1, 1)
+
+    def test_allocations_refused_for_a_while(self) -> None:
+        self.run_kind(ALLOCATIONS, BURST, 7)
+
+
+class Starting(Exhaustion):
+    """It starts, and something is refused to it: it says why it cannot start, or it starts."""
+
+    def start_once(self, kind: int, n: int) -> str | None:
+        """What was wrong, or None."""
+        relay = self.world_.relay
+        self.faults.reset()
+        self.faults.fail(kind, n)
+        process = Process([BINARY, "serve", "-c", relay.config_path], relay.folder, f"start-{n}", relay.env)
+        self.addCleanup(process.kill)
+        log = relay.log_path
+        size = log.stat().st_size if log.exists() else 0
+
+        def started() -> bool:
+            return log.exists() and b'"started"' in log.read_bytes()[size:]
+        wait_until(lambda: not process.running() or started(), f"{NAMES[kind]} {n}: a start or an end")
+        if process.running():
+            process.signal(signal.SIGTERM)
+            status = process.wait()
+            return None if status == 0 else f"{NAMES[kind]} {n}: stopped with status {status}"
+        status, said = process.popen.returncode, process.stderr()
+        said_why = said.startswith("onward: ") and "assertion" not in said
+        if said_why and 64 <= status <= 78:
+            return None
+        return f"{NAMES[kind]} {n}: ended with status {status}, saying {said[:200]!r}"
+
+    def start_each(self, kind: int, step: int) -> None:
+        self.world_.zone.start()
+        self.world_.exchanges.start()
+        self.faults.reset()
+        self.start_once(kind, 0)
+        total = self.faults.calls(kind)
+        wrong = [what for n in range(1, total + 1, step) if (what := self.start_once(kind, n)) is not None]
+        print(f"   {len(range(1, total + 1, step))} of {total} {NAMES[kind]}s failed at a start", file=sys.stderr)
+        self.assertEqual(wrong, [])
+
+    def test_each_descriptor_refused(self) -> None:
+        self.start_each(DESCRIPTORS, 1)
+
+
+class StartingWithoutMemory(Starting):
+    """The same for memory."""
+
+    def test_each_allocation_refused(self) -> None:
+        self.start_each(ALLOCATIONS, 1)
+
+    def test_each_descriptor_refused(self) -> None:
+        """Said above."""
+
+
+if SANITIZED:
+    del RunningWithoutMemory, StartingWithoutMemory
+
+if __name__ == "__main__":
+    main()
