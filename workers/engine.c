@@ -82,9 +82,8 @@ static unsigned sessions_per_worker(const struct config *c)
     return each > 0 ? (unsigned)each : 1;
 }
 
-static bool open_listeners(struct engine *e, struct error *error)
+bool engine_listen(struct engine *e, const struct config *c, struct error *error)
 {
-    const struct config *c = e->parts.config;
     e->listeners = calloc(c->submission.listener_count, sizeof *e->listeners);
     if (e->listeners == NULL) {
         error_set(error, "out of memory");
@@ -284,8 +283,6 @@ static int start(struct engine *e, bool listen, struct error *error)
         return EX_OSERR;
     if (!open_spool(e, error))
         return EX_TEMPFAIL;
-    if (listen && !open_listeners(e, error))
-        return EX_UNAVAILABLE;
     if (listen && !start_events(e, error))
         return EX_CANTCREAT;
     if (!start_resolver(e, error))
@@ -300,7 +297,10 @@ int engine_start(struct engine *e, const struct config *config, struct log *log,
                  struct error *error)
 {
     void *shared = aligned_alloc(64, (sizeof *e->parts.shared + 63) / 64 * 64);
-    ASSERT(shared != NULL);
+    if (shared == NULL) {
+        error_set(error, "out of memory for the shared tables");
+        return EX_OSERR;
+    }
     memset(shared, 0, sizeof *e->parts.shared);
     e->parts.config = config;
     e->parts.log = log;
@@ -346,8 +346,10 @@ static void empty_destination(void *context, struct destination *d)
 /* Takes everything down, whatever of it was started. */
 void engine_stop(struct engine *e)
 {
-    if (e->parts.shared == NULL) /* it was never started */
+    if (e->parts.shared == NULL) { /* it was never started */
+        close_listeners(e);
         return;
+    }
     for (unsigned i = 0; i < e->workers_started; i++)
         worker_stop(&e->workers[i]);
     if (e->parts.intake != NULL)

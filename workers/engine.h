@@ -2,7 +2,7 @@
  * `onward serve` puts signals, control socket and reloads around it (relay.h); `onward trace` runs
  * one of its own for a single message.
  *
- *   tables -> spool -> listeners -> events -> resolver -> committer (with the schedule) -> intake -> workers
+ *   listeners -> tables -> spool -> events -> resolver -> committer (with the schedule) -> intake -> workers
  *
  * Owned by the main thread, which alone starts, drains and stops it. */
 #ifndef ONWARD_WORKERS_ENGINE_H
@@ -22,6 +22,10 @@ struct engine {
     atomic_bool failed;    /* a write or sync of the spool failed: final (DESIGN.md 3) */
     int failed_fd;         /* an eventfd of the owner's, written then; -1 = none */
 };
+
+/* Binds the submission listeners: before the rest, which may run with fewer rights. False with `error`;
+ * engine_stop is due in both cases. */
+bool engine_listen(struct engine *e, const struct config *config, struct error *error);
 
 /* Starts all of it by `config` (borrowed until engine_stop), taking mail at its listeners where
  * `listen` is set. `log` may be NULL. Returns 0, or the exit status of what failed (sysexits), with

@@ -7,6 +7,7 @@
 #include "workers/events/events.h"
 #include "workers/http/http.h"
 #include "workers/intake.h"
+#include "workers/privileges.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -150,14 +151,20 @@ static bool start_control(struct relay *r, struct error *error)
     return r->control != NULL;
 }
 
-/* Returns 0 or the exit status of what failed. Signals are blocked before the first thread is made.
- */
+/* Returns 0 or the exit status of what failed. Signals are blocked and rights given up before the
+ * first thread is made. */
 static int start(struct relay *r, struct error *error)
 {
     const struct config *c = config_of(r);
+    if (!privileges_check(c, error))
+        return EX_NOPERM;
     r->engine.failed_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (!block_signals(r, error))
         return EX_OSERR;
+    if (!engine_listen(&r->engine, c, error))
+        return EX_UNAVAILABLE;
+    if (!privileges_drop(c, error) || !privileges_confine(c, error))
+        return EX_NOPERM;
     r->log = log_open(c->log.path, error);
     if (r->log == NULL)
         return EX_CANTCREAT;
@@ -263,7 +270,10 @@ int relay_serve(const char *config_path)
 {
     struct error error = {0};
     struct relay *r = calloc(1, sizeof *r);
-    ASSERT(r != NULL);
+    if (r == NULL) {
+        error_set(&error, "out of memory");
+        return complain(&error, EX_OSERR);
+    }
     r->signal_fd = r->engine.failed_fd = -1;
     r->configs[0] = config_load(config_path, &error);
     if (r->configs[0] == NULL) {

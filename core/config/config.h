@@ -181,6 +181,9 @@ struct config {
         uint64_t idempotency_window_ms; /* 1d */
     } http;
 
+    const char *user; /* `user`: whom to become when started as root; NULL = not set */
+    bool seccomp;     /* `seccomp`: restrict system calls; true */
+
     uint64_t drain_timeout_ms; /* `drain_timeout`: 30s at SIGTERM */
 };
 

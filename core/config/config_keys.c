@@ -13,6 +13,8 @@ static const struct config_key keys[] = {
     {"own_addresses", CONFIG_ADDRESSES, AT(own_addresses), AT(own_address_count), "[]", 0, 0,
      false},
     {"postmaster", CONFIG_STRING, AT(postmaster), NOT, NULL, 0, 0, true},
+    {"user", CONFIG_STRING, AT(user), NOT, NULL, 0, 0, false},
+    {"seccomp", CONFIG_BOOL, AT(seccomp), NOT, "true", 0, 0, false},
     {"drain_timeout", CONFIG_DURATION, AT(drain_timeout_ms), NOT, "30s", 0, 3600000, true},
 
     {"workers.threads", CONFIG_UNSIGNED, AT(workers.threads), NOT, "0", 0, 256, false},

@@ -364,17 +364,17 @@ static void drop_message(struct schedule *s, struct message *m)
     free_message(s, m);
 }
 
-bool schedule_add(struct schedule *s, uint64_t id, struct slice record,
-                  bool (*state_of)(void *context, uint64_t id, uint32_t recipient,
-                                   struct store_state *state_out),
-                  void *context)
+enum schedule_added schedule_add(struct schedule *s, uint64_t id, struct slice record,
+                                 bool (*state_of)(void *context, uint64_t id, uint32_t recipient,
+                                                  struct store_state *state_out),
+                                 void *context)
 {
     struct envelope e;
+    if (!envelope_decode(record, &e))
+        return SCHEDULE_DAMAGED;
     struct message *m = calloc(1, sizeof *m);
-    if (m == NULL || !envelope_decode(record, &e)) {
-        free(m);
-        return false;
-    }
+    if (m == NULL)
+        return SCHEDULE_NO_MEMORY;
     m->id = id;
     m->arrived_mono_ms =
         state_of == NULL ? (int64_t)s->mono_ms : arrival_of_stored(s, e.arrived_wall_ms);
@@ -388,9 +388,10 @@ bool schedule_add(struct schedule *s, uint64_t id, struct slice record,
         struct standing st = standing_of(s, has_state ? &state : NULL);
         if (st.progress == PROGRESS_DONE)
             continue;
-        if (!envelope_decode_recipient(record, i, &r) || !place_recipient(s, m, r.domain, i, &st)) {
+        bool readable = envelope_decode_recipient(record, i, &r);
+        if (!readable || !place_recipient(s, m, r.domain, i, &st)) {
             drop_message(s, m);
-            return false;
+            return readable ? SCHEDULE_NO_MEMORY : SCHEDULE_DAMAGED;
         }
     }
     s->recipient_count += m->recipients_left;
@@ -398,7 +399,7 @@ bool schedule_add(struct schedule *s, uint64_t id, struct slice record,
         let_wait(s, CONTAINER_OF(l, struct delivery, message_link));
     if (m->recipients_left == 0)
         drop_message(s, m);
-    return true;
+    return SCHEDULE_ADDED;
 }
 
 /* ---- mail that no exchange could be reached for ---- */

@@ -30,6 +30,8 @@ struct schedule;
 
 enum { SCHEDULE_LAST_CHANCE_MS = 3600000 };
 
+enum schedule_added { SCHEDULE_ADDED, SCHEDULE_DAMAGED, SCHEDULE_NO_MEMORY };
+
 /* When to try again and how long; from the configuration. */
 struct schedule_policy {
     uint64_t retry_first_ms;
@@ -63,11 +65,11 @@ void schedule_set_time(struct schedule *s, uint64_t mono_ms, uint64_t wall_ms);
 
 /* Takes a committed message in: one delivery per domain, due now. `state_of`, where given (at
  * start-up), tells each recipient's stored progress; recipients of one domain with the same
- * progress share a delivery. Returns false where the record is damaged (nothing was added). */
-bool schedule_add(struct schedule *s, uint64_t id, struct slice record,
-                  bool (*state_of)(void *context, uint64_t id, uint32_t recipient,
-                                   struct store_state *state_out),
-                  void *context);
+ * progress share a delivery. Where it was not added, nothing of it was. */
+enum schedule_added schedule_add(struct schedule *s, uint64_t id, struct slice record,
+                                 bool (*state_of)(void *context, uint64_t id, uint32_t recipient,
+                                                  struct store_state *state_out),
+                                 void *context);
 
 /* An outcome is about to be committed: sets its next_due_wall_ms and left_in_message, which counts
  * outcomes of the same message planned before it. A commit that fails is final for the process, so

@@ -14,13 +14,23 @@ enum {
     BATCH_BYTES_MAX = 32 << 20, /* content in one transaction: bounds its memory and its time */
     NAP_US = 1000,
     NAPS_MAX = 4,
-    OUTCOME_WAIT_MS = 5, /* what a crash meanwhile sends a second time is bounded by it */
-    GAIN_ONE = 16,       /* a message gained, in the fixed point of `gain` */
-    PROBE_EVERY = 32,    /* batches without a nap, then one to see whether it would pay */
-    LOAD_MS = 5,         /* of taking in the store's queue, before other work has its turn */
+    OUTCOME_WAIT_MS = 5,   /* what a crash meanwhile sends a second time is bounded by it */
+    GAIN_ONE = 16,         /* a message gained, in the fixed point of `gain` */
+    PROBE_EVERY = 32,      /* batches without a nap, then one to see whether it would pay */
+    NO_ROOM_WAIT_MS = 100, /* before what cannot be refused is written once more */
+    NO_ROOM_TRIES = 50,
+    MISSED_MAX = 8192, /* messages that are stored but not in the schedule, for want of memory */
+    MISSED_WAIT_MS = 500,
+    LOAD_MS = 5, /* of taking in the store's queue, before other work has its turn */
 };
 
 static const char WRITE_FAILED[] = "a write or sync failed";
+
+/* Ops that share a transaction. */
+struct batch {
+    struct commit_op *ops[BATCH_OPS_MAX];
+    unsigned count;
+};
 
 struct committer {
     struct committer_options options;
@@ -36,6 +46,10 @@ struct committer {
     unsigned since_nap;          /* batches */
     bool loading;                /* the store's queue is not all taken in */
     uint64_t loaded_id, last_id; /* of it: taken in so far, and to be */
+    struct batch batch;          /* the one under way */
+    unsigned missed_count;
+    uint64_t missed_again_ms; /* monotonic: when to try again */
+    uint64_t missed[MISSED_MAX];
     struct commit_op *edits_first, *edits_last; /* to be carried out, linked by mail.next */
     struct {
         _Atomic uint64_t commits, messages, outcomes, messages_queued, recipients_queued;
@@ -102,11 +116,6 @@ static void answer(struct committer *c, struct commit_op *op)
 }
 
 /* ---- one batch ---- */
-
-struct batch {
-    struct commit_op *ops[BATCH_OPS_MAX];
-    unsigned count;
-};
 
 static uint64_t bytes_of(const struct commit_op *op)
 {
@@ -248,14 +257,19 @@ static unsigned refuse_content(struct batch *b)
     return refused;
 }
 
-/* New mail is refused first: outcomes free room, and what was accepted stays. */
+/* New mail is refused first: outcomes free room, and what was accepted stays. What cannot be refused
+ * waits a little for whoever else uses up the room. */
 static enum store_status commit_batch(struct committer *c, struct batch *b)
 {
-    if (!store_has_room(c->options.store))
+    const struct timespec pause = {.tv_nsec = NO_ROOM_WAIT_MS * 1000000L};
+    if (!store_has_room(c->options.store) || c->missed_count > 0)
         (void)refuse_content(b);
     enum store_status status = write_batch(c, b);
-    if (status == STORE_NO_ROOM && refuse_content(b) > 0)
+    for (int tries = 0; status == STORE_NO_ROOM && tries < NO_ROOM_TRIES; tries++) {
+        if (refuse_content(b) == 0)
+            (void)nanosleep(&pause, NULL);
         status = write_batch(c, b);
+    }
     return status == STORE_OK ? STORE_OK : STORE_FAILED;
 }
 
@@ -264,13 +278,28 @@ static void add_figure(_Atomic uint64_t *figure, uint64_t n)
     atomic_fetch_add_explicit(figure, n, memory_order_relaxed);
 }
 
+static void tell_damaged(struct committer *c, uint64_t id)
+{
+    if (c->options.on_damaged != NULL)
+        c->options.on_damaged(c->options.context, id);
+}
+
+/* What became of taking a stored message into the schedule. Without memory for it, it is tried again,
+ * and no new mail is taken meanwhile. */
+static void note_added(struct committer *c, uint64_t id, enum schedule_added added)
+{
+    bool missed = added == SCHEDULE_NO_MEMORY && c->missed_count < MISSED_MAX;
+    if (missed) {
+        c->missed[c->missed_count++] = id;
+        c->missed_again_ms = clock_mono_ms() + MISSED_WAIT_MS;
+    } else if (added != SCHEDULE_ADDED) {
+        tell_damaged(c, id); /* the next start finds it */
+    }
+}
+
 static void enqueue(struct committer *c, const struct commit_message *m)
 {
-    bool added = schedule_add(c->options.schedule, m->id, m->envelope, NULL, NULL);
-    /* It is durable and was just encoded by us: only memory can be wanting, and then the next start
-     * has it. */
-    if (!added && c->options.on_damaged != NULL)
-        c->options.on_damaged(c->options.context, m->id);
+    note_added(c, m->id, schedule_add(c->options.schedule, m->id, m->envelope, NULL, NULL));
     add_figure(&c->shared.messages, 1);
 }
 
@@ -377,11 +406,33 @@ static void load_some(struct committer *c)
     do {
         c->loading = store_next_envelope(c->reader, c->loaded_id, &c->loaded_id, &record) &&
                      c->loaded_id <= c->last_id;
-        if (c->loading &&
-            !schedule_add(c->options.schedule, c->loaded_id, record, load_state, c->reader) &&
-            c->options.on_damaged != NULL)
-            c->options.on_damaged(c->options.context, c->loaded_id);
+        if (c->loading)
+            note_added(
+                c, c->loaded_id,
+                schedule_add(c->options.schedule, c->loaded_id, record, load_state, c->reader));
     } while (c->loading && clock_mono_ms() < until);
+    store_read_end(c->reader);
+    publish_lengths(c);
+}
+
+/* Memory may be back for what was missed. */
+static void take_missed(struct committer *c)
+{
+    struct slice record;
+    uint64_t now = clock_mono_ms();
+    if (c->missed_count == 0 || now < c->missed_again_ms || !store_read_begin(c->reader))
+        return;
+    c->missed_again_ms = now + MISSED_WAIT_MS;
+    while (c->missed_count > 0) {
+        uint64_t id = c->missed[c->missed_count - 1];
+        enum schedule_added added = SCHEDULE_DAMAGED;
+        if (store_get_envelope(c->reader, id, &record))
+            added = schedule_add(c->options.schedule, id, record, load_state, c->reader);
+        if (added == SCHEDULE_NO_MEMORY)
+            break;
+        c->missed_count--;
+        note_added(c, id, added);
+    }
     store_read_end(c->reader);
     publish_lengths(c);
 }
@@ -458,26 +509,26 @@ static void linger(struct committer *c)
 static void *run(void *context)
 {
     struct committer *c = context;
-    struct batch *batch = malloc(sizeof *batch);
-    ASSERT(batch != NULL);
     for (;;) {
+        take_missed(c);
         if (c->loading)
             load_some(c);
         else if (c->edits_first != NULL)
             edit_some(c);
         int wait =
             c->failed ? -1 : schedule_run(c->options.schedule, clock_mono_ms(), clock_wall_ms());
+        if (c->missed_count > 0 && (wait < 0 || wait > MISSED_WAIT_MS))
+            wait = MISSED_WAIT_MS;
         if (!c->stopping && c->arrived == 0 && !is_busy(c))
             sleep_until_mail(c, wait);
         (void)mailbox_deliver(&c->mailbox);
         linger(c);
-        gather(c, batch);
-        if (batch->count > 0)
-            run_batch(c, batch);
+        gather(c, &c->batch);
+        if (c->batch.count > 0)
+            run_batch(c, &c->batch);
         else if (c->stopping && c->edits_first == NULL)
             break;
     }
-    free(batch);
     return NULL;
 }
 

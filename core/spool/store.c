@@ -33,8 +33,9 @@ static enum store_status status_of(int rc)
 {
     if (rc == MDB_SUCCESS)
         return STORE_OK;
-    return rc == MDB_MAP_FULL || rc == ENOSPC || rc == EDQUOT || rc == MDB_TXN_FULL ? STORE_NO_ROOM
-                                                                                    : STORE_FAILED;
+    bool no_room =
+        rc == MDB_MAP_FULL || rc == MDB_TXN_FULL || rc == ENOSPC || rc == EDQUOT || rc == ENOMEM;
+    return no_room ? STORE_NO_ROOM : STORE_FAILED;
 }
 
 /* ---- opening ---- */

@@ -27,8 +27,8 @@ struct store_reader;
 
 enum store_status {
     STORE_OK,
-    STORE_NO_ROOM, /* the disk, the floor of free space or the map: nothing of the batch is stored
-                    */
+    STORE_NO_ROOM, /* the disk, the floor of free space, the map or memory: nothing of the batch is
+                      stored */
     STORE_FAILED,  /* an I/O error: final (DESIGN.md 3). Stop accepting, say so, exit */
 };
 

@@ -10,6 +10,7 @@ other than 0, and says why, where anything did not happen as told.
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import pathlib
 import shutil
@@ -130,7 +131,7 @@ class Stage:
 
     def _config(self) -> dict[str, Any]:
         # Kept connections would carry the later messages past the question: each shall meet the exchanges anew.
-        return {"hostname": "relay.sender.example",
+        return {"hostname": "relay.sender.example", "user": getpass.getuser(),
                 "delivery": {"port": self.port, "idle": "10ms"},
                 "dns": {"stub_zones": [{"zone": ORIGIN, "servers": [self.zone.server]}], "dnssec": False,
                         "unbound": [f"domain-insecure: {ORIGIN}", "do-not-query-localhost: no"]}}

@@ -467,7 +467,7 @@ class Relay:
         self.write_config()
 
     def _defaults(self) -> dict[str, Any]:
-        return {"hostname": RELAY_NAME,
+        return {"hostname": RELAY_NAME, **({"user": "root"} if os.geteuid() == 0 else {}),
                 "workers": {"threads": 2},
                 "submission": {"listen": [{"address": f"127.0.0.1:{self.port}", "proxy_protocol": False}]},
                 "spool": {"path": str(self.folder / "spool"), "free_floor": "1MB", "map_size": "16GB"},

@@ -79,7 +79,8 @@ static struct sim_message *store(struct slice record, struct slice content)
     spool.messages = m;
     spool.totals.messages++;
     spool.totals.recipients += m->envelope.recipient_count;
-    bool added = schedule_add(spool.schedule, m->id, buf_slice(&m->record), NULL, NULL);
+    bool added =
+        schedule_add(spool.schedule, m->id, buf_slice(&m->record), NULL, NULL) == SCHEDULE_ADDED;
     ASSERT(added);
     return m;
 }

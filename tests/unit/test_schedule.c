@@ -67,7 +67,8 @@ static void add_with(struct world *w, uint64_t id, const char *const *recipients
     struct buf record;
     buf_init(&record, ENVELOPE_ENCODED_MAX);
     encode_envelope(&record, id, WALL + w->now, recipients);
-    assert_true(schedule_add(w->schedule, id, buf_slice(&record), state_of, context));
+    assert_int_equal(schedule_add(w->schedule, id, buf_slice(&record), state_of, context),
+                     SCHEDULE_ADDED);
     buf_fini(&record);
 }
 
@@ -544,7 +545,8 @@ static void a_clock_that_was_set_between_two_processes_loses_no_retry(void **sta
         schedule_set_time(w->schedule, 0, WALL + (uint64_t)table[i].ahead);
         buf_init(&record, ENVELOPE_ENCODED_MAX);
         encode_envelope(&record, 1, WALL, TO("a@x.example"));
-        assert_true(schedule_add(w->schedule, 1, buf_slice(&record), stored_at_wall, NULL));
+        assert_int_equal(schedule_add(w->schedule, 1, buf_slice(&record), stored_at_wall, NULL),
+                         SCHEDULE_ADDED);
         buf_fini(&record);
         if (table[i].due > 0)
             (void)run_at(w, table[i].due - 1, table[i].ahead);
@@ -584,7 +586,8 @@ static void a_million_recipients_take_under_300_bytes_each(void **state)
     encode_envelope(&record, 1, WALL, TO("a@x.example"));
     size_t pages_before = resident_pages();
     for (uint64_t id = 1; id <= COUNT; id++)
-        assert_true(schedule_add(w->schedule, id, buf_slice(&record), NULL, NULL));
+        assert_int_equal(schedule_add(w->schedule, id, buf_slice(&record), NULL, NULL),
+                         SCHEDULE_ADDED);
     size_t pages = resident_pages() - pages_before;
 #if !defined(__SANITIZE_ADDRESS__) &&                                                              \
     !defined(__SANITIZE_THREAD__) /* their allocators pad each block */

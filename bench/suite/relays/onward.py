@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import pathlib
 import signal
@@ -33,7 +34,7 @@ class Onward(Relay):
 
     def _config(self) -> dict[str, Any]:
         tls = "opportunistic" if self.setting.tls else "off"
-        return {"hostname": RELAY_NAME, "drain_timeout": "2s",
+        return {"hostname": RELAY_NAME, "user": getpass.getuser(), "drain_timeout": "2s",
                 "submission": {"listen": [{"address": f"{self.listens[0]}:{self.listens[1]}"}]},
                 "spool": {"path": str(self.folder / "spool"), "map_size": "100GB"},
                 "delivery": {"port": SMTP_PORT, "tls": tls},
