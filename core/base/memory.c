@@ -2,13 +2,16 @@
 
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <sysexits.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef ONWARD_NO_JEMALLOC
 #include <jemalloc/jemalloc.h>
 #endif
 
-enum { TEXT_MAX = 4096 };
+enum { TEXT_MAX = 4096, MUST_WAIT_MS = 10, MUST_TRIES = 500 };
 
 static struct slice read_text(int fd, char text[TEXT_MAX])
 {
@@ -74,6 +77,24 @@ void memory_give_back(void)
     (void)snprintf(name, sizeof name, "arena.%u.purge", (unsigned)MALLCTL_ARENAS_ALL);
     (void)mallctl(name, NULL, NULL, NULL, 0);
 #endif
+}
+
+void *memory_must(size_t count, size_t size)
+{
+    const struct timespec pause = {.tv_nsec = MUST_WAIT_MS * 1000000L};
+    for (int tries = 0; tries < MUST_TRIES; tries++) {
+        void *p = calloc(count, size);
+        if (p != NULL)
+            return p;
+        memory_give_back();
+        (void)nanosleep(&pause, NULL);
+    }
+    static const char text[] =
+        "onward: out of memory for the outcome of a delivery; stopping. What "
+        "got its 250 is in the spool: give the relay more memory (see "
+        "memory.max) and start again\n";
+    (void)!write(STDERR_FILENO, text, sizeof text - 1);
+    _exit(EX_OSERR);
 }
 
 /* ---- what may be held ---- */

@@ -1,6 +1,7 @@
 #include "workers/outbound/outcome.h"
 
 #include "core/base/assert.h"
+#include "core/base/memory.h"
 #include "smtp/dsn.h"
 #include "workers/chronicle.h"
 #include "workers/events/events.h"
@@ -57,16 +58,10 @@ static void on_committed(struct mail *mail, void *owner)
 
 static struct outcome *create_outcome(struct worker *w, struct delivery *d)
 {
-    struct outcome *o = calloc(1, sizeof *o);
-    if (o == NULL)
-        return NULL;
+    struct outcome *o = memory_must(1, sizeof *o);
     o->worker = w;
-    o->recipients = calloc(d->recipient_count, sizeof *o->recipients);
-    o->replies = calloc(d->recipient_count, sizeof *o->replies);
-    if (o->recipients == NULL || o->replies == NULL) {
-        free_outcome(o);
-        return NULL;
-    }
+    o->recipients = memory_must(d->recipient_count, sizeof *o->recipients);
+    o->replies = memory_must(d->recipient_count, sizeof *o->replies);
     o->op = (struct commit_op){
         .kind = COMMIT_OUTCOME, .reply_to = &w->shared.mailbox, .on_done = on_committed};
     o->op.u.outcome.delivery = d;
@@ -212,9 +207,18 @@ static bool delay_is_due(const struct worker *w, const struct results *r)
     return after > 0 && !(r->delivery->flags & DELIVERY_DELAY_NOTICED) && age_ms(w, r) >= after;
 }
 
+/* A failure that its sender cannot be told, for want of memory, waits for the next attempt. */
+static void defer_untold(const struct results *r)
+{
+    for (uint32_t i = 0; i < r->delivery->recipient_count; i++)
+        if (wants(r, DSN_FAILED, i))
+            r->outcome->recipients[i].verdict = OUTCOME_DEFERRED;
+}
+
 static void add_notices(struct worker *w, const struct results *r)
 {
-    (void)add_notice(w, r, DSN_FAILED);
+    if (!add_notice(w, r, DSN_FAILED))
+        defer_untold(r);
     if (!r->relayed_onwards)
         (void)add_notice(w, r, DSN_RELAYED);
     if (delay_is_due(w, r))
@@ -388,18 +392,6 @@ static void name_exchange(struct outcome *o, const struct session *s)
     o->op.u.outcome.exchange = o->exchange;
 }
 
-/* Without memory for its outcome a delivery cannot be given back, and dropping it would lose mail
- * until the next start: better to stop now, saying so; the spool has everything. */
-static struct outcome *must_create(struct worker *w, struct delivery *d)
-{
-    struct outcome *o = create_outcome(w, d);
-    if (o == NULL)
-        log_note(w->parts->log, "fatal",
-                 "out of memory for an outcome; stopping, the spool has it all");
-    ASSERT(o != NULL);
-    return o;
-}
-
 static void strand(struct outcome *o, struct stranding stranding)
 {
     o->op.u.outcome.stranded_at = stranding.at;
@@ -411,12 +403,11 @@ void outcome_of_flight(struct worker *w, struct flight **flight, const struct se
 {
     struct flight *f = *flight;
     ASSERT(f->carriers == 0);
-    struct envelope_recipient *recipients = calloc(f->count, sizeof *recipients);
-    ASSERT(recipients != NULL);
+    struct envelope_recipient *recipients = memory_must(f->count, sizeof *recipients);
     uint32_t at = 0;
     for (struct link *l; (l = list_pop_front(&f->deliveries)) != NULL;) {
         struct delivery *d = CONTAINER_OF(l, struct delivery, shared.queue_link);
-        struct outcome *o = must_create(w, d);
+        struct outcome *o = create_outcome(w, d);
         for (uint32_t i = 0; i < d->recipient_count; i++, at++) {
             const struct flight_recipient *r = &f->recipients[at];
             ASSERT(r->delivery == d && r->progress == FLIGHT_FINAL);
@@ -452,11 +443,10 @@ static void outcome_of_one(struct worker *w, struct delivery *d, const struct re
     list_init(&single);
     list_push_back(&single, &d->shared.queue_link);
     struct flight *f = flight_create(&single, w->reader, w->now_ms, &damaged);
-    struct outcome *o = must_create(w, d);
+    struct outcome *o = create_outcome(w, d);
     strand(o, stranding);
     const uint32_t *indexes = delivery_recipients(d);
-    struct envelope_recipient *recipients = calloc(d->recipient_count, sizeof *recipients);
-    ASSERT(recipients != NULL);
+    struct envelope_recipient *recipients = memory_must(d->recipient_count, sizeof *recipients);
     for (uint32_t i = 0; i < d->recipient_count; i++) {
         if (f != NULL)
             recipients[i] = f->recipients[i].recipient;
