@@ -7,6 +7,8 @@
 /* RFC 3848, RFC 6531 3.7.3 */
 static const char *protocol(const struct smtp_trace *t)
 {
+    if (t->protocol != NULL)
+        return t->protocol;
     if ((t->envelope->flags & ENVELOPE_SMTPUTF8) != 0)
         return "UTF8SMTP";
     return t->esmtp ? "ESMTP" : "SMTP";

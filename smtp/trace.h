@@ -13,6 +13,7 @@ struct smtp_trace {
     struct address client;
     struct slice helo;
     bool esmtp;
+    const char *protocol; /* "HTTP" where it was not SMTP, else NULL */
     const char *hostname;
     uint64_t id;
     uint64_t wall_ms;

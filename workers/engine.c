@@ -105,7 +105,7 @@ static bool open_spool(struct engine *e, struct error *error)
     struct store_options options = {.path = c->spool.path,
                                     .map_bytes = c->spool.map_size,
                                     .free_floor_bytes = c->spool.free_floor,
-                                    .readers_max = c->workers.threads + 16};
+                                    .readers_max = c->workers.threads + c->http.threads + 16};
     e->parts.store = store_open(&options, error);
     if (e->parts.store == NULL)
         return false;

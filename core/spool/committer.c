@@ -12,6 +12,7 @@
 enum {
     BATCH_OPS_MAX = 2048,
     BATCH_BYTES_MAX = 32 << 20, /* content in one transaction: bounds its memory and its time */
+    FORGET_MARKS_MAX = 1000,
     NAP_US = 1000,
     NAPS_MAX = 4,
     OUTCOME_WAIT_MS = 5,   /* what a crash meanwhile sends a second time is bounded by it */
@@ -60,7 +61,7 @@ struct committer {
 
 static bool brings_content(const struct commit_op *op)
 {
-    return op->kind == COMMIT_MESSAGE || op->kind == COMMIT_CHUNK;
+    return op->kind == COMMIT_MESSAGE || op->kind == COMMIT_CHUNK || op->kind == COMMIT_RECEIPT;
 }
 
 static void append_op(struct commit_op **first, struct commit_op **last, struct commit_op *op)
@@ -147,6 +148,8 @@ static enum store_status put_message(struct store *store, const struct commit_me
         status = store_put_unfinished(store, m->id);
     if (status == STORE_OK && m->envelope.len > 0)
         status = store_put_envelope(store, m->id, m->envelope);
+    if (status == STORE_OK && m->receipt != NULL)
+        status = store_put_mark(store, m->receipt, m->id);
     return status;
 }
 
@@ -219,6 +222,11 @@ static enum store_status put_op(struct committer *c, struct commit_op *op)
     case COMMIT_MESSAGE:
     case COMMIT_CHUNK:
         return put_message(c->options.store, &op->u.message);
+    case COMMIT_RECEIPT:
+        return store_put_receipt(c->options.store, &op->u.receipt.receipt);
+    case COMMIT_FORGET:
+        return store_forget_receipt(c->options.store, &op->u.receipt.receipt, FORGET_MARKS_MAX,
+                                    &op->u.receipt.more);
     case COMMIT_DISCARD:
         return store_remove(c->options.store, op->u.discard_id);
     case COMMIT_OUTCOME:

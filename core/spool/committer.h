@@ -18,6 +18,7 @@
 #include "core/base/mailbox.h"
 #include "core/queue/delivery.h"
 #include "core/spool/envelope.h"
+#include "core/spool/receipts.h"
 #include "core/spool/store.h"
 
 struct committer;
@@ -27,6 +28,8 @@ struct schedule_policy;
 enum commit_kind {
     COMMIT_CHUNK,   /* part of a content, ahead of its envelope: large messages stream to disk */
     COMMIT_MESSAGE, /* envelope and last chunk: the submission that earns the 250 */
+    COMMIT_RECEIPT, /* what a sender asks for under a key of its own, ahead of its messages */
+    COMMIT_FORGET,  /* the same in time: some of its marks, or the rest and itself */
     COMMIT_DISCARD, /* forget chunks of a submission that was given up */
     COMMIT_OUTCOME, /* how an attempt at a delivery ended, with the bounces it caused */
     COMMIT_EDIT,    /* an operator's hold, release, retry, bounce */
@@ -37,9 +40,10 @@ enum commit_kind {
 /* A message to store: borrowed by the committer until the op comes back. */
 struct commit_message {
     uint64_t id;
-    struct slice envelope; /* encoded */
-    struct slice chunk;    /* the content, or its last part */
-    uint32_t chunk_number; /* of `chunk` */
+    struct slice envelope;              /* encoded */
+    struct slice chunk;                 /* the content, or its last part */
+    uint32_t chunk_number;              /* of `chunk` */
+    const struct receipt_mark *receipt; /* with the envelope: it is of this request; or NULL */
     struct commit_message *next;
 };
 
@@ -67,6 +71,10 @@ struct commit_op {
 
     union {
         struct commit_message message; /* COMMIT_MESSAGE; COMMIT_CHUNK: id, chunk, chunk_number */
+        struct {
+            struct receipt receipt; /* COMMIT_RECEIPT, COMMIT_FORGET */
+            bool more;              /* COMMIT_FORGET: set when it comes back; ask again */
+        } receipt;
         uint64_t discard_id;
         struct {
             struct delivery *delivery;            /* given back to the schedule */

@@ -14,7 +14,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-enum { TABLES = 5, ROOM_CHECK_MS = 100, LEFT_OVERS_PER_TXN = 1000 };
+enum { TABLES = 6, ROOM_CHECK_MS = 100, LEFT_OVERS_PER_TXN = 1000 };
 
 void store_key_id(struct store_key *k, uint64_t id)
 {
@@ -29,7 +29,7 @@ void store_key_part(struct store_key *k, uint64_t id, uint32_t part)
     k->val = (MDB_val){PART_KEY, k->bytes};
 }
 
-static enum store_status status_of(int rc)
+enum store_status store_status_of(int rc)
 {
     if (rc == MDB_SUCCESS)
         return STORE_OK;
@@ -101,6 +101,8 @@ static bool open_tables(struct store *s, struct error *error)
     if (rc == 0)
         rc = mdb_dbi_open(txn, "states", MDB_CREATE, &s->states);
     if (rc == 0)
+        rc = mdb_dbi_open(txn, "receipts", MDB_CREATE, &s->receipts);
+    if (rc == 0)
         rc = mdb_dbi_open(txn, "unfinished", MDB_CREATE, &s->unfinished);
     unsigned char format[4];
     MDB_val key = {6, (char[]){"format"}}, value = {0};
@@ -147,7 +149,7 @@ static enum store_status remove_some_left_overs(struct store *s, bool *done_out)
             status = key.mv_size == ID_KEY ? store_remove(s, bytes_get(key.mv_data, ID_KEY))
                                            : STORE_FAILED;
         else if (!*done_out)
-            status = status_of(rc);
+            status = store_status_of(rc);
     }
     if (status == STORE_OK)
         return store_commit(s);
@@ -248,14 +250,14 @@ void store_disk(const struct store *s, uint64_t *free_bytes_out, uint64_t *floor
 enum store_status store_begin(struct store *s)
 {
     ASSERT(s->txn == NULL);
-    return status_of(mdb_txn_begin(s->env, NULL, 0, &s->txn));
+    return store_status_of(mdb_txn_begin(s->env, NULL, 0, &s->txn));
 }
 
 static enum store_status put(struct store *s, MDB_dbi table, struct store_key *key,
                              struct slice bytes)
 {
     MDB_val value = {bytes.len, (void *)(uintptr_t)bytes.ptr};
-    return status_of(mdb_put(s->txn, table, &key->val, &value, 0));
+    return store_status_of(mdb_put(s->txn, table, &key->val, &value, 0));
 }
 
 enum store_status store_put_envelope(struct store *s, uint64_t id, struct slice record)
@@ -263,7 +265,7 @@ enum store_status store_put_envelope(struct store *s, uint64_t id, struct slice 
     struct store_key key;
     store_key_id(&key, id);
     int rc = mdb_del(s->txn, s->unfinished, &key.val, NULL);
-    return rc == 0 || rc == MDB_NOTFOUND ? put(s, s->envelopes, &key, record) : status_of(rc);
+    return rc == 0 || rc == MDB_NOTFOUND ? put(s, s->envelopes, &key, record) : store_status_of(rc);
 }
 
 enum store_status store_put_unfinished(struct store *s, uint64_t id)
@@ -321,7 +323,7 @@ enum store_status store_remove(struct store *s, uint64_t id)
         rc = remove_parts(s, s->contents, id);
     if (rc == 0)
         rc = remove_parts(s, s->states, id);
-    return status_of(rc);
+    return store_status_of(rc);
 }
 
 enum store_status store_commit(struct store *s)
@@ -329,7 +331,7 @@ enum store_status store_commit(struct store *s)
     ASSERT(s->txn != NULL);
     int rc = mdb_txn_commit(s->txn);
     s->txn = NULL;
-    return status_of(rc);
+    return store_status_of(rc);
 }
 
 void store_abort(struct store *s)

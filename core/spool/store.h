@@ -1,4 +1,4 @@
-/* The spool's store: one LMDB environment with five tables.
+/* The spool's store: one LMDB environment with six tables.
  *
  *   meta        "format" -> version
  *   envelopes   id -> encoded envelope (envelope.h); its presence is what makes a message accepted
@@ -7,6 +7,7 @@
  *               at open are left-overs of submissions that never got their 250, and is removed. A
  *               search of all contents would take the better part of a minute from a cold disk
  *   states      (id, recipient index) -> how far that recipient has got; absent = never tried
+ *   receipts    what was asked for under a sender's key, and stored (receipts.h)
  *
  * Writing belongs to one thread (the committer) and happens between store_begin and store_commit;
  * what was committed is durable. Reading takes a store_reader per thread; a read transaction is

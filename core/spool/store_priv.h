@@ -11,7 +11,7 @@ enum { STORE_PATH_MAX = 4096, ID_KEY = 8, PART_KEY = 12 };
 
 struct store {
     MDB_env *env;
-    MDB_dbi meta, envelopes, contents, states, unfinished;
+    MDB_dbi meta, envelopes, contents, states, unfinished, receipts;
     MDB_txn *txn; /* the committer's, between begin and commit */
     int lock_fd;
     uint64_t free_floor_bytes;
@@ -31,6 +31,13 @@ struct store_key {
 /* `id` alone, or with a chunk or recipient number. */
 void store_key_id(struct store_key *k, uint64_t id);
 void store_key_part(struct store_key *k, uint64_t id, uint32_t part);
+
+/* What LMDB said. */
+enum store_status store_status_of(int rc);
+
+/* store_read.c: the open snapshot of a reader, and what it is of. */
+MDB_txn *store_reader_txn(struct store_reader *r);
+struct store *store_reader_store(struct store_reader *r);
 
 /* store_state.c: a recipient's state as a record. Decoding treats it as hostile. */
 enum { STORE_STATE_MAX = 1024 };

@@ -65,6 +65,17 @@ static bool seek(struct store_reader *r, MDB_cursor **cursor, MDB_dbi table, MDB
     return mdb_cursor_get(*cursor, key, value_out, op) == 0;
 }
 
+MDB_txn *store_reader_txn(struct store_reader *r)
+{
+    ASSERT(r->open);
+    return r->txn;
+}
+
+struct store *store_reader_store(struct store_reader *r)
+{
+    return r->store;
+}
+
 static bool get(struct store_reader *r, MDB_dbi table, struct store_key *key, struct slice *out)
 {
     ASSERT(r->open);

@@ -457,9 +457,17 @@ void mime_append_parameter(struct buf *out, const char *name, struct slice value
         buf_append(out, SLICE_LIT("\""));
         return;
     }
+    size_t width = 0;
+    for (size_t i = 0; i < value.len; i++)
+        width += is_attribute_char(value.ptr[i]) ? 1 : 3;
+    bool whole = width <= PARAMETER_TEXT_MAX; /* more readers know it uncut */
     for (unsigned number = 0; value.len > 0; number++) {
-        buf_printf(out, ";\r\n %s*%u*=%s", name, number, number == 0 ? "utf-8''" : "");
-        for (size_t width = 0; value.len > 0 && width < PARAMETER_TEXT_MAX - 12;) {
+        if (whole)
+            buf_printf(out, ";\r\n %s*=utf-8''", name);
+        else
+            buf_printf(out, ";\r\n %s*%u*=%s", name, number, number == 0 ? "utf-8''" : "");
+        size_t room = whole ? width : PARAMETER_TEXT_MAX - 12;
+        for (width = 0; value.len > 0 && width < room;) {
             size_t n = char_length(value); /* not cut apart: some readers join what they decoded */
             for (size_t i = 0; i < n; i++) {
                 unsigned char c = (unsigned char)value.ptr[i];

@@ -1,4 +1,5 @@
 #include "workers/http/http_priv.h"
+#include "workers/http/injector.h"
 
 #include "core/base/assert.h"
 #include "core/base/clock.h"
@@ -173,8 +174,10 @@ struct http *http_start(const struct config *config, struct log *log, struct err
 bool http_serve(struct http *h, const struct worker_parts *parts, struct control *control,
                 struct error *error)
 {
-    (void)error;
     h->control = control;
+    h->injectors = injectors_start(h, parts, error);
+    if (h->injectors == NULL)
+        return false;
     atomic_store(&h->shared.parts, parts);
     return true;
 }
@@ -218,6 +221,7 @@ void http_stop(struct http *h)
             (void)unlink(h->listeners[i].config->socket);
     }
     h->listener_count = 0;
+    injectors_stop(h->injectors);
 }
 
 void http_destroy(struct http **h)
@@ -225,6 +229,7 @@ void http_destroy(struct http **h)
     if (*h == NULL)
         return;
     ASSERT((*h)->listener_count == 0 && list_empty(&(*h)->shared.connections));
+    injectors_destroy(&(*h)->injectors);
     tokens_free(&(*h)->shared.tokens);
     free((*h)->certificate);
     free((*h)->key);

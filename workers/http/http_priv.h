@@ -18,11 +18,13 @@ struct http_request;
 /* What answers a path. */
 struct http_route {
     const char *path;
-    bool prefix;                           /* whatever begins with `path` */
-    bool gets;                             /* GET and HEAD */
-    bool posts;                            /* POST */
-    unsigned get_scope, post_scope;        /* enum token_scope; 0: everybody */
-    bool takes_large;                      /* a body up to http.body_size_max, else 64 KB */
+    bool prefix;                    /* whatever begins with `path` */
+    bool gets;                      /* GET and HEAD */
+    bool posts;                     /* POST */
+    unsigned get_scope, post_scope; /* enum token_scope; 0: everybody */
+    bool (*admit)(
+        struct http_request *r); /* the head was read: false, having answered, refuses; or NULL */
+    bool takes_large;            /* a body up to http.body_size_max, else 64 KB */
     void (*serve)(struct http_request *r); /* answers, or has it answered by another thread */
 };
 
@@ -85,6 +87,7 @@ struct http_request {
     const struct config *config;      /* as it was when the request came */
     const struct worker_parts *parts; /* NULL: the relay is starting */
     struct http_caller caller;
+    const char *idempotency_key; /* or NULL; libmicrohttpd's, for the request's life */
     char path[256];
     bool is_post;
     bool answered; /* `response` is queued */
@@ -141,5 +144,7 @@ void http_serve_livez(struct http_request *r);   /* probes.c */
 void http_serve_readyz(struct http_request *r);  /* probes.c */
 void http_serve_metrics(struct http_request *r); /* metrics.c */
 void http_serve_control(struct http_request *r); /* operate.c */
+bool http_admit_inject(struct http_request *r);  /* receive.c */
+void http_serve_inject(struct http_request *r);  /* receive.c */
 
 #endif

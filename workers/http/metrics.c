@@ -1,4 +1,4 @@
-#include "workers/http/http_priv.h"
+#include "workers/http/injector.h"
 
 #include "core/base/clock.h"
 
@@ -158,6 +158,19 @@ static void put_http(struct buf *out, struct http *h)
           atomic_load(&h->shared.memory));
 }
 
+static void put_injections(struct buf *out, const struct http *h)
+{
+    struct injectors_figures f = injectors_figures(h->injectors);
+    counter(out, "http_injections_total", "Injections over HTTP that were read.", f.requests);
+    counter(out, "http_messages_accepted_total", "Messages taken over HTTP.", f.messages);
+    counter(out, "http_accepted_bytes_total", "Content taken over HTTP, in bytes.", f.bytes);
+    counter(out, "http_recipients_failed_total", "Recipients of injections that got no message.",
+            f.failed_recipients);
+    counter(out, "http_recipients_repeated_total",
+            "Recipients of repeated injections (Idempotency-Key) whose message was stored before.",
+            f.repeated_recipients);
+}
+
 /* The names that Prometheus' client libraries give a process. */
 static void put_process(struct buf *out)
 {
@@ -201,6 +214,7 @@ void http_serve_metrics(struct http_request *r)
         put_spool(&out, r->parts);
         put_dns(&out, r->parts);
         put_health(&out, r->parts);
+        put_injections(&out, r->http);
     }
     put_http(&out, r->http);
     put_process(&out);

@@ -144,6 +144,7 @@ static void identify(struct http_request *r)
     if (r->listener->config->socket != NULL) {
         (void)snprintf(c->name, sizeof c->name, "local");
         c->scopes = SCOPE_INJECT | SCOPE_READ | SCOPE_ADMIN;
+        (void)address_parse_ip(SLICE_LIT("127.0.0.1"), &c->address);
         return;
     }
     const union MHD_ConnectionInfo *info =
@@ -204,7 +205,8 @@ static bool admit(struct http_request *r, const char *method)
         return false;
     }
     identify(r);
-    return may(r, r->is_post ? r->route->post_scope : r->route->get_scope) && http_body_begin(r);
+    return may(r, r->is_post ? r->route->post_scope : r->route->get_scope) &&
+           (r->route->admit == NULL || r->route->admit(r)) && http_body_begin(r);
 }
 
 /* ---- libmicrohttpd's callbacks ---- */

@@ -62,10 +62,15 @@ static bool add_line(struct tokens *t, struct slice line, const char *where, str
     }
     struct entry *e = &t->entries[t->count];
     unsigned bits = read_scopes(scopes);
+    for (size_t i = 0; i < name.len; i++) /* it goes into Received */
+        if (!(name.ptr[i] >= 'a' && name.ptr[i] <= 'z') &&
+            !(name.ptr[i] >= 'A' && name.ptr[i] <= 'Z') &&
+            !(name.ptr[i] >= '0' && name.ptr[i] <= '9') && name.ptr[i] != '-' && name.ptr[i] != '_')
+            bits = 0;
     if (!slice_to_cstr(name, e->name, sizeof e->name) || bits == 0 || slice_trim(line).len > 0) {
         error_set(error,
                   "%s: not a token's line; expected `name scopes token`, with scopes of inject, "
-                  "read and admin, joined by commas",
+                  "read and admin, joined by commas, and a name of letters, digits, - and _",
                   where);
         return false;
     }

@@ -18,16 +18,9 @@ enum {
 
 static void on_ready(struct watch *watch, unsigned events);
 static void on_timer(struct timer *timer, void *owner);
+static void on_stored(struct upload *u, bool ended);
 static void discard(struct submission *s);
 static uint64_t next_deadline(const struct submission *s);
-
-/* Content or envelope on its way to the spool, with the memory it borrows. */
-struct store_op {
-    struct commit_op op;
-    struct submission *submission;
-    struct buf content;
-    struct buf envelope;
-};
 
 /* ---- opening and closing ---- */
 
@@ -52,7 +45,7 @@ void submission_close(struct submission *s)
         client_counts_leave(w->parts->shared->clients, &s->client);
     atomic_fetch_sub(&w->parts->shared->submitters, 1);
     figure_drop(&w->shared.figures.submissions_open, 1);
-    if (s->ops_out == 0) {
+    if (s->upload.ops_out == 0) {
         list_remove(&s->link);
         list_push_back(&w->inbound->graveyard, &s->link);
     }
@@ -60,10 +53,10 @@ void submission_close(struct submission *s)
 
 void submission_destroy(struct submission *s)
 {
-    ASSERT(s->stage == SUBMISSION_CLOSED && s->ops_out == 0);
+    ASSERT(s->stage == SUBMISSION_CLOSED && s->upload.ops_out == 0);
     smtp_server_destroy(&s->smtp);
     buf_fini(&s->out);
-    buf_fini(&s->content);
+    upload_fini(&s->upload);
     buf_fini(&s->pending);
     free(s);
 }
@@ -130,12 +123,12 @@ void submission_open(struct inbound *i, int fd, const struct address *peer, unsi
     s->client = *peer;
     s->client.port = peer->port;
     buf_init(&s->out, OUT_BYTES_MAX);
-    buf_init(&s->content, STORE_CHUNK_BYTES);
+    upload_init(&s->upload, w->parts->committer, &w->shared.mailbox, on_stored);
     buf_init(&s->pending, PENDING_BYTES_MAX);
     list_init(&s->link);
     list_init(&s->again_link);
     timer_init(&s->timer, on_timer);
-    s->smtp = smtp_server_create(&i->smtp, &s->out, &s->content);
+    s->smtp = smtp_server_create(&i->smtp, &s->out, &s->upload.content);
     if (s->smtp == NULL || !conn_open(&s->conn, w->poller, fd, on_ready)) {
         if (s->smtp == NULL)
             net_close(fd);
@@ -212,7 +205,7 @@ static void conclude(struct submission *s, enum store_status status)
     char text[64];
     switch (status) {
     case STORE_OK:
-        envelope_id_format(s->id, id);
+        envelope_id_format(s->upload.id, id);
         (void)snprintf(text, sizeof text, "Queued as %s", id);
         smtp_server_conclude(s->smtp, 250, "2.0.0", text);
         return;
@@ -238,7 +231,7 @@ static void log_accepted(struct submission *s, const struct envelope *e)
     struct log_tap *tap = events_tap(w->parts->events, EVENT_ACCEPTED);
     if (log == NULL && tap == NULL)
         return;
-    envelope_id_format(s->id, id);
+    envelope_id_format(s->upload.id, id);
     address_format_ip(&s->client, client);
     log_begin_tapped(&line, log, tap, "accepted");
     log_cstr(&line, "id", id);
@@ -250,19 +243,12 @@ static void log_accepted(struct submission *s, const struct envelope *e)
     log_end(&line);
 }
 
-static void free_op(struct store_op *o)
-{
-    buf_fini(&o->content);
-    buf_fini(&o->envelope);
-    free(o);
-}
-
 /* Nothing of the submission is left anywhere else: it may be freed. */
 static bool gone(struct submission *s)
 {
     if (s->stage != SUBMISSION_CLOSED)
         return false;
-    if (s->ops_out == 0) {
+    if (s->upload.ops_out == 0) {
         list_remove(&s->link);
         list_push_back(&s->worker->inbound->graveyard, &s->link);
     }
@@ -271,104 +257,24 @@ static bool gone(struct submission *s)
 
 static void submit_message(struct submission *s);
 
-static void on_chunk_stored(struct mail *mail, void *owner)
+static void on_stored(struct upload *u, bool ended)
 {
-    (void)owner;
-    struct store_op *o = CONTAINER_OF(mail, struct store_op, op.mail);
-    struct submission *s = o->submission;
-    if (o->op.status != STORE_OK)
-        s->failed = o->op.status;
-    free_op(o);
-    s->ops_out--;
+    struct submission *s = CONTAINER_OF(u, struct submission, upload);
+    if (ended && u->status == STORE_OK && s->stage != SUBMISSION_CLOSED)
+        log_accepted(s, smtp_server_envelope(s->smtp));
     if (gone(s))
         return;
-    if (s->concluding && s->ops_out == 0)
+    if (ended)
+        conclude(s, u->status);
+    else if (s->concluding && u->ops_out == 0)
         submit_message(s);
     submission_pump(s);
 }
 
-static void on_message_stored(struct mail *mail, void *owner)
-{
-    (void)owner;
-    struct store_op *o = CONTAINER_OF(mail, struct store_op, op.mail);
-    struct submission *s = o->submission;
-    enum store_status status = o->op.status;
-    s->ops_out--;
-    if (status == STORE_OK && s->stage != SUBMISSION_CLOSED) {
-        struct envelope e = *smtp_server_envelope(s->smtp);
-        log_accepted(s, &e);
-    }
-    free_op(o);
-    if (gone(s))
-        return;
-    conclude(s, status);
-    submission_pump(s);
-}
-
-static void on_discarded(struct mail *mail, void *owner)
-{
-    (void)owner;
-    free_op(CONTAINER_OF(mail, struct store_op, op.mail));
-}
-
-static struct store_op *create_op(struct submission *s, enum commit_kind kind,
-                                  void (*on_done)(struct mail *mail, void *owner))
-{
-    struct store_op *o = calloc(1, sizeof *o);
-    if (o == NULL)
-        return NULL;
-    o->submission = s;
-    o->op = (struct commit_op){
-        .kind = kind, .reply_to = &s->worker->shared.mailbox, .on_done = on_done};
-    buf_init(&o->content, STORE_CHUNK_BYTES);
-    buf_init(&o->envelope, ENVELOPE_ENCODED_MAX);
-    return o;
-}
-
-static void post(struct submission *s, struct store_op *o)
-{
-    struct commit_op *op = &o->op;
-    s->ops_out++;
-    committer_submit(s->worker->parts->committer, &op);
-}
-
-/* The content's memory goes with the op; the submission starts an empty buffer. */
-static void move_content(struct submission *s, struct store_op *o)
-{
-    o->content = s->content;
-    buf_init(&s->content, STORE_CHUNK_BYTES);
-    o->op.u.message.id = s->id;
-    o->op.u.message.chunk = buf_slice(&o->content);
-    o->op.u.message.chunk_number = s->chunks++;
-}
-
-static void submit_chunk(struct submission *s)
-{
-    struct store_op *o = s->failed == STORE_OK ? create_op(s, COMMIT_CHUNK, on_chunk_stored) : NULL;
-    if (o == NULL) {
-        s->failed = s->failed == STORE_OK ? STORE_NO_ROOM : s->failed;
-        buf_clear(&s->content); /* the rest is read and dropped; the reply says why */
-        return;
-    }
-    move_content(s, o);
-    post(s, o);
-}
-
-/* Chunks that are in the spool already are forgotten. Without memory for that they are found at the
- * next start. */
 static void discard(struct submission *s)
 {
-    buf_clear(&s->content);
     s->in_content = false;
-    if (s->chunks == 0)
-        return;
-    struct store_op *o = create_op(s, COMMIT_DISCARD, on_discarded);
-    if (o == NULL)
-        return;
-    o->op.u.discard_id = s->id;
-    struct commit_op *op = &o->op;
-    committer_submit(s->worker->parts->committer, &op);
-    s->chunks = 0;
+    upload_discard(&s->upload);
 }
 
 static void origin_of(const struct submission *s, char *out, size_t size)
@@ -381,30 +287,16 @@ static void origin_of(const struct submission *s, char *out, size_t size)
 
 static void submit_message(struct submission *s)
 {
-    struct store_op *o =
-        s->failed == STORE_OK ? create_op(s, COMMIT_MESSAGE, on_message_stored) : NULL;
-    if (o != NULL) {
-        struct envelope e = *smtp_server_envelope(s->smtp);
-        char origin[ADDRESS_TEXT_SIZE + 260];
-        origin_of(s, origin, sizeof origin);
-        e.id = s->id;
-        e.arrived_wall_ms = s->worker->wall_ms;
-        e.origin = slice_str(origin);
-        e.size_bytes += s->trace_bytes;
-        e.header_bytes += s->trace_bytes;
-        envelope_encode(&e, &o->envelope);
-        if (buf_ok(&o->envelope)) {
-            move_content(s, o);
-            o->op.u.message.envelope = buf_slice(&o->envelope);
-            s->chunks = 0;
-            post(s, o);
-            return;
-        }
-        free_op(o);
-        s->failed = STORE_NO_ROOM;
-    }
-    discard(s);
-    conclude(s, s->failed == STORE_OK ? STORE_NO_ROOM : s->failed);
+    struct envelope e = *smtp_server_envelope(s->smtp);
+    char origin[ADDRESS_TEXT_SIZE + 260];
+    origin_of(s, origin, sizeof origin);
+    e.id = s->upload.id;
+    e.arrived_wall_ms = s->worker->wall_ms;
+    e.origin = slice_str(origin);
+    e.size_bytes += s->trace_bytes;
+    e.header_bytes += s->trace_bytes;
+    if (!upload_message(&s->upload, &e, NULL))
+        conclude(s, s->upload.status);
 }
 
 /* ---- the machine's events ---- */
@@ -414,20 +306,17 @@ static void submit_message(struct submission *s)
 static void begin_message(struct submission *s)
 {
     struct worker *w = s->worker;
-    s->id = atomic_fetch_add(&w->parts->shared->next_id, 1);
-    s->chunks = 0;
-    s->failed = STORE_OK;
+    upload_begin(&s->upload, atomic_fetch_add(&w->parts->shared->next_id, 1));
     begin_unit(s, true);
-    buf_clear(&s->content);
     struct smtp_trace trace = {.client = s->client,
                                .helo = smtp_server_helo(s->smtp),
                                .esmtp = smtp_server_is_esmtp(s->smtp),
                                .hostname = w->config->hostname,
-                               .id = s->id,
+                               .id = s->upload.id,
                                .wall_ms = w->wall_ms,
                                .envelope = smtp_server_envelope(s->smtp)};
-    smtp_trace_received(&trace, &s->content);
-    s->trace_bytes = (uint32_t)buf_len(&s->content);
+    smtp_trace_received(&trace, &s->upload.content);
+    s->trace_bytes = (uint32_t)buf_len(&s->upload.content);
     smtp_trace_date_line(&trace, s->date_line);
     smtp_trace_message_id_line(&trace, s->message_id_line);
     smtp_server_set_trace(s->smtp, slice_str(s->date_line), slice_str(s->message_id_line));
@@ -435,7 +324,7 @@ static void begin_message(struct submission *s)
 
 static bool must_wait(const struct submission *s)
 {
-    return s->concluding || s->ops_out >= CHUNKS_OUT_MAX;
+    return s->concluding || s->upload.ops_out >= CHUNKS_OUT_MAX;
 }
 
 /* What cannot be fed now; at most one read is fed at a time. */
@@ -468,11 +357,11 @@ static void feed(struct submission *s, struct slice input)
             begin_message(s);
             break;
         case SERVER_CONTENT:
-            submit_chunk(s);
+            upload_chunk(&s->upload);
             break;
         case SERVER_MESSAGE:
             s->concluding = true;
-            if (s->ops_out == 0)
+            if (s->upload.ops_out == 0)
                 submit_message(s);
             break;
         case SERVER_ABANDON:
@@ -584,7 +473,7 @@ void submission_pump(struct submission *s)
             list_push_back(&s->worker->inbound->again, &s->again_link);
     } else if (!s->in_content) {
         buf_shrink(&s->out);
-        buf_shrink(&s->content);
+        buf_shrink(&s->upload.content);
     }
 }
 

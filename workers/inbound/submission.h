@@ -6,6 +6,7 @@
 #include "smtp/trace.h"
 #include "workers/conn.h"
 #include "workers/inbound/inbound.h"
+#include "workers/inbound/upload.h"
 
 enum submission_stage {
     SUBMISSION_PROXY, /* a PROXY header is due from the load balancer */
@@ -24,21 +25,17 @@ struct submission {
     bool counted;          /* in the per-client counts */
     struct smtp_server *smtp;
     struct buf out;
-    struct buf content;
-    struct buf pending; /* received, not fed yet: the machine waits for the committer */
-    struct timer timer; /* wakes at the nearest of the deadlines below */
+    struct upload upload; /* of the message under way */
+    struct buf pending;   /* received, not fed yet: the machine waits for the committer */
+    struct timer timer;   /* wakes at the nearest of the deadlines below */
     uint64_t opened_ms;
     uint64_t last_byte_ms;
     uint64_t unit_began_ms; /* of the command line or the content under way */
     bool in_content;
     bool concluding;      /* the final reply waits for the committer */
-    uint64_t id;          /* of the message under way */
-    uint32_t chunks;      /* submitted ahead of the envelope */
     uint32_t trace_bytes; /* of our Received field, in the content but not in the machine's count */
     char date_line[SMTP_TRACE_LINE_SIZE]; /* put in where the header section has none */
     char message_id_line[SMTP_TRACE_LINE_SIZE];
-    unsigned ops_out;         /* at the committer */
-    enum store_status failed; /* of a chunk: the message cannot be kept */
 };
 
 /* Takes over `fd`, accepted by listener number `listener`. */
