@@ -68,6 +68,29 @@ static bool take_lock(struct store *s, struct error *error)
     return true;
 }
 
+/* Other people's mail is nobody else's business: the folder belongs to us alone. */
+static bool is_private(const char *path, struct error *error)
+{
+    struct stat st;
+    if (stat(path, &st) != 0) {
+        error_set(error, "cannot look at the spool %s: %m", path);
+        return false;
+    }
+    if (st.st_uid != geteuid()) {
+        error_set(
+            error,
+            "the spool %s belongs to user %u, and this relay runs as user %u; give it to that "
+            "one (chown -R) or run as its owner (`user`)",
+            path, (unsigned)st.st_uid, (unsigned)geteuid());
+        return false;
+    }
+    if ((st.st_mode & 077) != 0 && chmod(path, 0700) != 0) {
+        error_set(error, "cannot close the spool %s to others: %m", path);
+        return false;
+    }
+    return true;
+}
+
 static bool open_env(struct store *s, const struct store_options *options, struct error *error)
 {
     int rc = mdb_env_create(&s->env);
@@ -186,6 +209,10 @@ struct store *store_open(const struct store_options *options, struct error *erro
         free(s);
         return NULL;
     }
+    if (!is_private(s->path, error)) {
+        free(s);
+        return NULL;
+    }
     if (!take_lock(s, error) || !open_env(s, options, error) || !open_tables(s, error) ||
         !remove_left_overs(s, error)) {
         store_close(&s);
@@ -288,6 +315,8 @@ enum store_status store_put_state(struct store *s, uint64_t id, uint32_t recipie
     struct store_key key;
     char record[STORE_STATE_MAX];
     size_t len = store_state_encode(state, record);
+    if (len == 0)
+        return STORE_NO_ROOM;
     store_key_part(&key, id, recipient);
     return put(s, s->states, &key, slice_of(record, len));
 }

@@ -39,7 +39,8 @@ enum store_status store_status_of(int rc);
 MDB_txn *store_reader_txn(struct store_reader *r);
 struct store *store_reader_store(struct store_reader *r);
 
-/* store_state.c: a recipient's state as a record. Decoding treats it as hostile. */
+/* store_state.c: a recipient's state as a record; 0: no memory for it. Decoding treats it as
+ * hostile. */
 enum { STORE_STATE_MAX = 1024 };
 size_t store_state_encode(const struct store_state *s, char out[STORE_STATE_MAX]);
 bool store_state_decode(struct slice record, struct store_state *out);

@@ -327,11 +327,20 @@ static bool must_wait(const struct submission *s)
     return s->concluding || s->upload.ops_out >= CHUNKS_OUT_MAX;
 }
 
+/* The connection is of no more use; what came of a message is forgotten. */
+static void give_up(struct submission *s)
+{
+    if (s->in_content && !s->concluding)
+        discard(s);
+    submission_close(s);
+}
+
 /* What cannot be fed now; at most one read is fed at a time. */
 static void keep_pending(struct submission *s, struct slice input)
 {
     buf_append(&s->pending, input);
-    ASSERT(buf_ok(&s->pending));
+    if (!buf_ok(&s->pending)) /* out of memory: the bound is far above one read */
+        give_up(s);
 }
 
 /* Feeds input until it is used up or the submission has to wait; what is left is kept. */
@@ -417,9 +426,7 @@ static bool receive(struct submission *s)
     if (status == NET_AGAIN)
         return false;
     if (status != NET_OK) {
-        if (s->in_content && !s->concluding)
-            discard(s);
-        submission_close(s);
+        give_up(s);
         return false;
     }
     s->last_byte_ms = s->worker->now_ms;
@@ -438,10 +445,8 @@ static bool flush(struct submission *s)
     enum net_status status = conn_flush(&s->conn, &s->out);
     if (status == NET_AGAIN)
         return false;
-    if (status != NET_OK) {
-        if (s->in_content && !s->concluding)
-            discard(s);
-        submission_close(s);
+    if (status != NET_OK || !buf_ok(&s->out)) { /* no memory for a reply: the rest would answer wrongly */
+        give_up(s);
         return false;
     }
     return true;
