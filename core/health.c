@@ -23,6 +23,14 @@ enum {
     PATIENCE_FACTOR = 8, /* times the usual latency */
     LATENCY_UNITS = 8,   /* latencies are kept in eighths of a millisecond */
     LATENCY_MS_MAX = 1 << 24,
+    RUNS_FOR_BDAT = 4,
+    RUNS_FOR_WINDOW = RUNS_FOR_BDAT + 8,
+    RUNS_PER_STEP = 8, /* for each further transaction in flight */
+    RUNS_MAX = UINT16_MAX,
+    MISFIRES_MAX = 2,
+    /* Eight times this is under the longest patience, so nothing waits longer than that behind a
+     * content's end; and a host slower than this spends its time there, not on round trips. */
+    BEHIND_LATENCY_MS_MAX = 500,
 };
 
 /* A host that failed behind its EHLO is not cleared by the next EHLO. */
@@ -41,6 +49,9 @@ struct entry {
     _Atomic uint8_t late;     /* how it failed behind an accepted EHLO: enum lateness */
     _Atomic uint8_t by_hand;  /* demoted by an operator */
     _Atomic uint8_t backoffs; /* back-offs since the last success: each is twice the one before */
+    _Atomic uint8_t one_by_one, nothing_behind; /* not trusted with more, for good */
+    _Atomic uint8_t misfires;
+    _Atomic uint16_t runs;
     _Atomic uint64_t since_wall_ms;
     _Atomic uint64_t again_ms;
     _Atomic uint64_t tls_broken_until_ms;
@@ -220,12 +231,82 @@ uint32_t health_patience_ms(const struct health *h, const struct address *a,
         return (uint32_t)max;
     const struct state_rule *rule = rule_of(state_of(e));
     uint64_t usual = LOAD(e->latency[phase]);
+    uint64_t patience = usual * PATIENCE_FACTOR / LATENCY_UNITS;
+    if (phase == HEALTH_COMMIT)
+        return (uint32_t)(usual == 0 ? max : patience < min ? min : patience);
     if (rule->impatient || (rule->impatient_strange && usual == 0))
         return (uint32_t)min;
     if (usual == 0)
         return (uint32_t)max;
-    uint64_t patience = usual * PATIENCE_FACTOR / LATENCY_UNITS;
     return (uint32_t)(patience < min ? min : patience > max ? max : patience);
+}
+
+/* ---- trust ---- */
+
+struct health_trust health_trust(const struct health *h, const struct address *a,
+                                 unsigned window_max)
+{
+    struct key k = key_of(h, a);
+    const struct entry *e = find(h, &k);
+    struct health_trust t = {.behind = true, .window = 1};
+    if (e == NULL)
+        return t;
+    bool is_quick =
+        LOAD(e->latency[HEALTH_COMMIT]) <= (uint32_t)BEHIND_LATENCY_MS_MAX * LATENCY_UNITS;
+    unsigned runs = LOAD(e->runs);
+    t.behind = is_quick && LOAD(e->nothing_behind) == 0;
+    t.bdat = runs >= RUNS_FOR_BDAT && LOAD(e->one_by_one) == 0 && state_of(e) == HEALTH_HEALTHY;
+    if (t.bdat && is_quick && runs >= RUNS_FOR_WINDOW)
+        t.window = 2 + (runs - RUNS_FOR_WINDOW) / RUNS_PER_STEP;
+    if (t.window > window_max)
+        t.window = window_max;
+    return t;
+}
+
+/* Short of what proves BDAT, DATA proves nothing more. */
+static void count_run(struct entry *e, bool by_bdat)
+{
+    uint16_t runs = LOAD(e->runs);
+    if (runs < (by_bdat ? RUNS_MAX : RUNS_FOR_BDAT))
+        STORE(e->runs, (uint16_t)(runs + 1));
+    if (LOAD(e->misfires) != 0)
+        STORE(e->misfires, 0);
+}
+
+static void restart_runs(struct entry *e)
+{
+    if (LOAD(e->runs) != 0)
+        STORE(e->runs, 0);
+}
+
+void health_show(struct health *h, const struct address *a, enum health_showing what)
+{
+    struct key k = key_of(h, a);
+    struct entry *e = find(h, &k);
+    if (e == NULL)
+        return; /* as in health_learn */
+    switch (what) {
+    case HEALTH_RUN:
+    case HEALTH_RUN_BDAT:
+        count_run(e, what == HEALTH_RUN_BDAT);
+        return;
+    case HEALTH_MISFIRE:
+        if (LOAD(e->misfires) < MISFIRES_MAX)
+            STORE(e->misfires, (uint8_t)(LOAD(e->misfires) + 1));
+        if (LOAD(e->misfires) == MISFIRES_MAX)
+            STORE(e->nothing_behind, 1);
+        break;
+    case HEALTH_MISMATCH:
+        STORE(e->nothing_behind, 1);
+        STORE(e->one_by_one, 1);
+        break;
+    case HEALTH_BATCH_LOST:
+        STORE(e->one_by_one, 1);
+        break;
+    case HEALTH_RESTART:
+        break;
+    }
+    restart_runs(e);
 }
 
 /* ---- reading ---- */
@@ -247,6 +328,9 @@ static struct health_view read_entry(const struct entry *e)
     v.successes = LOAD(e->successes);
     v.failures = LOAD(e->failures);
     v.parked = LOAD(e->parked);
+    v.runs = LOAD(e->runs);
+    v.one_by_one = LOAD(e->one_by_one) != 0;
+    v.nothing_behind = LOAD(e->nothing_behind) != 0;
     return v;
 }
 
@@ -313,12 +397,13 @@ static void end_write(struct entry *e)
     STORE(e->sequence, LOAD(e->sequence) + 1);
 }
 
-/* Entries with open sessions stay; healthy ones teach least, and the longest unused of them least
- * of all. */
+/* Entries with open sessions stay; those that are well and trusted teach least, and the longest
+ * unused of them least of all. */
 static uint64_t usefulness(const struct entry *e)
 {
     bool in_use = LOAD(e->parked) > 0;
-    bool unwell = state_of(e) != HEALTH_HEALTHY;
+    bool unwell =
+        state_of(e) != HEALTH_HEALTHY || LOAD(e->one_by_one) != 0 || LOAD(e->nothing_behind) != 0;
     return (in_use ? UINT64_C(1) << 63 : 0) | (unwell ? UINT64_C(1) << 62 : 0) |
            LOAD(e->last_used_ms);
 }
@@ -331,6 +416,10 @@ static void clear_entry(struct entry *e)
     STORE(e->late, 0);
     STORE(e->by_hand, 0);
     STORE(e->backoffs, 0);
+    STORE(e->one_by_one, 0);
+    STORE(e->nothing_behind, 0);
+    STORE(e->misfires, 0);
+    STORE(e->runs, 0);
     STORE(e->since_wall_ms, 0);
     STORE(e->again_ms, 0);
     STORE(e->tls_broken_until_ms, 0);
@@ -535,6 +624,7 @@ static void apply_event(struct entry *e, enum health_event event, const struct t
         STORE(e->tls_broken_until_ms, t->mono_ms + t->health->options.tls_broken_ms);
         break;
     }
+    restart_runs(e);
     STORE(e->failures, LOAD(e->failures) + 1);
 }
 

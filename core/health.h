@@ -67,6 +67,7 @@ enum health_phase {
     HEALTH_EHLO,
     HEALTH_TLS,
     HEALTH_COMMAND,
+    HEALTH_COMMIT, /* from a content's last byte to its reply */
     HEALTH_PHASES
 };
 
@@ -96,6 +97,8 @@ struct health_view {
     uint32_t latency_ms[HEALTH_PHASES]; /* usual; 0 = not learned */
     uint64_t successes, failures;       /* sessions accepted, failures told, since it was made */
     unsigned parked;                    /* sessions now open to it */
+    unsigned runs;                      /* see health_trust */
+    bool one_by_one, nothing_behind;    /* what it is not trusted with, for good */
 };
 
 struct health *health_create(const struct health_options *options); /* NULL: out of memory */
@@ -126,10 +129,43 @@ struct health_change health_tell(struct health *h, const struct address *a, enum
 void health_learn(struct health *h, const struct address *a, enum health_phase phase, uint32_t ms);
 
 /* How long to wait in this phase before the next exchange is tried: a multiple of the usual
- * latency, between the two bounds; the longest for a stranger, the shortest for a suspect.
- * Lock-free. */
+ * latency, between the two bounds; the longest for a stranger, the shortest for a suspect. In COMMIT,
+ * where nothing is raced, it says when to look elsewhere for what waits behind: the longest for a
+ * stranger, else that multiple without an upper bound. Lock-free. */
 uint32_t health_patience_ms(const struct health *h, const struct address *a,
                             enum health_phase phase);
+
+/* How far a host is trusted with more than one thing at a time. It grows with *runs*, transactions
+ * answered as they should be, one after the other:
+ *
+ *   a stranger       the next transaction's commands behind a content's end (`behind`)
+ *   4 runs           and contents along with their envelopes, one at a time (`bdat`)
+ *   8 more by BDAT   and two of those in flight (`window`); one more for each 8 further ones
+ *
+ * Any failure of the table above starts the runs anew. A host that lost its connection with contents
+ * unanswered, or answered them out of place, has its window and BDAT taken away for good; one that
+ * answers nothing sent behind a content's end, twice running, gets nothing behind it any more. For
+ * good is until it is cleared by hand, or forgotten. A host that takes long over a content's end gets
+ * nothing behind it now: there is nothing to gain by it. */
+struct health_trust {
+    bool behind, bdat;
+    unsigned window; /* transactions in flight: 1 to `window_max` */
+};
+/* Lock-free. */
+struct health_trust health_trust(const struct health *h, const struct address *a,
+                                 unsigned window_max);
+
+/* What a connection has shown of that. */
+enum health_showing {
+    HEALTH_RUN, /* a transaction was answered as it should be, what was sent behind it as well */
+    HEALTH_RUN_BDAT, /* so was one that went by BDAT */
+    HEALTH_RESTART,  /* answered, but not well: the runs start anew */
+    HEALTH_MISFIRE,  /* nothing sent behind a content's end was answered: silence, or the end */
+    HEALTH_BATCH_LOST, /* the end, with contents unanswered that had gone along with their envelopes */
+    HEALTH_MISMATCH, /* replies out of place */
+};
+/* Lock-free, as health_learn is. */
+void health_show(struct health *h, const struct address *a, enum health_showing what);
 
 /* A demoted host whose time is up: true for exactly one caller, who then probes it and must end
  * with health_tell, or health_probe_drop where no verdict was reached. A claim that is never

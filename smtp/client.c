@@ -2,23 +2,16 @@
 
 #include "core/base/assert.h"
 #include "core/base/utf8.h"
+#include "smtp/put.h"
 #include "smtp/reply.h"
 
 #include <stdlib.h>
 
 enum {
-    /* Commands whose replies are awaited, oldest first. A transaction awaits at most MAIL, its
-     * recipients' RCPTs (as one entry with a count), DATA and the dot. */
-    EXPECT_MAX = 8,
     /* Of many recipients, RCPTs are queued up to here; the next follow as replies come. So `out`
      * stays bounded however many there are, and no peer can be made to wait for us to read while we
      * wait for it (RFC 2920 3.1). */
     GROUP_BYTES = 32 * 1024,
-};
-
-struct expected {
-    enum smtp_phase phase;
-    uint32_t count; /* replies: 1, or a number of RCPTs */
 };
 
 struct smtp_client {
@@ -26,23 +19,18 @@ struct smtp_client {
     struct buf *out;
     enum smtp_phase phase;    /* what the next reply answers */
     enum smtp_phase ended_in; /* once CLOSED: the phase that failed */
-    struct expected expect[EXPECT_MAX];
-    unsigned expect_count;
+    enum smtp_phase awaited;  /* outside of transactions: what is; READY: nothing */
+    struct link transactions; /* struct smtp_transaction, by own.link; oldest first */
     uint64_t replies;
     struct smtp_reply_parser parser;
     bool unasked; /* the reply being read began while nothing was awaited */
     struct smtp_capabilities caps;
     bool in_tls;
+    bool ready_pending; /* CLIENT_READY is to be told */
+    bool closing;       /* it has said 421, and answers to what was sent may still come */
+    bool said_goodbye;  /* 421 was its last reply */
     enum smtp_client_trouble trouble;
     struct reply last;
-
-    const struct smtp_transaction *txn; /* NULL between transactions */
-    uint32_t rcpt_sent;                 /* two cursors: replied <= sent <= total */
-    uint32_t rcpt_replied;
-    bool mail_refused;
-    bool data_sent;
-    struct reply verdict; /* to MAIL, where it refused */
-    bool ready_pending;   /* CLIENT_READY is to be told */
 };
 
 /* ---- the phase table ---- */
@@ -75,20 +63,52 @@ uint64_t smtp_phase_limit_ms(enum smtp_phase phase)
     return (uint64_t)info_of(phase)->limit_s * 1000;
 }
 
-static bool is_in_transaction(enum smtp_phase phase)
+/* ---- the queue of transactions ---- */
+
+static struct smtp_transaction *transaction_of(struct link *l)
 {
-    return phase >= SMTP_MAIL && phase <= SMTP_DOT;
+    return CONTAINER_OF(l, struct smtp_transaction, own.link);
+}
+
+static struct smtp_transaction *oldest(const struct smtp_client *c)
+{
+    return list_empty(&c->transactions) ? NULL : transaction_of(c->transactions.next);
+}
+
+static struct smtp_transaction *newest(const struct smtp_client *c)
+{
+    return list_empty(&c->transactions) ? NULL : transaction_of(c->transactions.prev);
+}
+
+/* What the next reply to this transaction answers; READY: nothing is awaited. */
+static enum smtp_phase awaited_in(const struct smtp_transaction *t)
+{
+    if (t->own.rset_awaited)
+        return SMTP_RSET;
+    if (t->own.mail_awaited)
+        return SMTP_MAIL;
+    return t->own.rcpt_replied < t->own.rcpt_sent ? SMTP_RCPT : t->own.end_awaited;
+}
+
+static enum smtp_phase awaited(const struct smtp_client *c)
+{
+    const struct smtp_transaction *t = oldest(c);
+    return t != NULL ? awaited_in(t) : c->awaited;
 }
 
 static void check(const struct smtp_client *c)
 {
-    bool closed = c->phase == SMTP_CLOSED;
-    ASSERT(c->expect_count <= EXPECT_MAX);
-    ASSERT(c->expect_count == 0 || c->expect[0].phase == c->phase);
-    ASSERT((c->expect_count == 0) == (c->phase == SMTP_READY || closed));
-    ASSERT(closed || (c->txn != NULL) == is_in_transaction(c->phase));
-    if (c->txn != NULL)
-        ASSERT(c->rcpt_replied <= c->rcpt_sent && c->rcpt_sent <= c->txn->recipient_count);
+    if (c->phase == SMTP_CLOSED)
+        return;
+    ASSERT(c->phase == awaited(c));
+    ASSERT(c->awaited == SMTP_READY || list_empty(&c->transactions));
+    const struct smtp_transaction *last = newest(c);
+    for (struct link *l = c->transactions.next; l != &c->transactions; l = l->next) {
+        const struct smtp_transaction *t = transaction_of(l);
+        ASSERT(t->own.rcpt_replied <= t->own.rcpt_sent && t->own.rcpt_sent <= t->recipient_count);
+        ASSERT(awaited_in(t) != SMTP_READY);
+        ASSERT(t == last || t->own.end_sent || t->own.end_awaited == SMTP_BODY);
+    }
 }
 
 static void move(struct smtp_client *c, enum smtp_phase to)
@@ -102,41 +122,6 @@ static void move(struct smtp_client *c, enum smtp_phase to)
 
 /* ---- queueing commands ---- */
 
-/* A command was queued: its reply is the last one awaited. */
-static void expect(struct smtp_client *c, enum smtp_phase phase)
-{
-    struct expected *last = c->expect_count > 0 ? &c->expect[c->expect_count - 1] : NULL;
-    if (phase == SMTP_RCPT && last != NULL && last->phase == SMTP_RCPT) {
-        last->count++;
-        return;
-    }
-    ASSERT(c->expect_count < EXPECT_MAX);
-    c->expect[c->expect_count++] = (struct expected){phase, 1};
-    if (c->expect_count == 1)
-        move(c, phase);
-}
-
-/* One reply to the oldest command has come. The phase stays where nothing else is awaited: whoever
- * acts on the reply moves it. */
-static void unexpect(struct smtp_client *c)
-{
-    if (--c->expect[0].count > 0)
-        return;
-    c->expect_count--;
-    memmove(&c->expect[0], &c->expect[1], c->expect_count * sizeof c->expect[0]);
-    if (c->expect_count > 0)
-        move(c, c->expect[0].phase);
-}
-
-/* Text from an envelope: it was checked at submission, and must never be able to end a command
- * line. */
-static void put_field(struct smtp_client *c, struct slice field)
-{
-    for (size_t i = 0; i < field.len; i++)
-        ASSERT(field.ptr[i] != '\r' && field.ptr[i] != '\n' && field.ptr[i] != '\0');
-    buf_append(c->out, field);
-}
-
 static void put(struct smtp_client *c, const char *text)
 {
     buf_append_str(c->out, text);
@@ -146,9 +131,9 @@ static void send_ehlo(struct smtp_client *c, enum smtp_phase phase)
 {
     c->caps = (struct smtp_capabilities){0};
     put(c, phase == SMTP_EHLO ? "EHLO " : "HELO ");
-    put_field(c, slice_str(c->options.ehlo_name));
+    smtp_put_field(c->out, slice_str(c->options.ehlo_name));
     put(c, "\r\n");
-    expect(c, phase);
+    c->awaited = phase;
 }
 
 static bool has(const struct smtp_client *c, enum smtp_capability bit)
@@ -156,116 +141,51 @@ static bool has(const struct smtp_client *c, enum smtp_capability bit)
     return (c->caps.bits & (unsigned)bit) != 0;
 }
 
-/* RFC 6531: asked for only where an address or the header section holds UTF-8. */
-static bool header_needs_utf8(const struct envelope *e)
+/* Clears the server's buffers behind a transaction that was not taken. */
+static void send_rset(struct smtp_client *c)
 {
-    return (e->flags & ENVELOPE_HAS_UTF8_HEADER) != 0 || utf8_has_high(e->sender);
+    put(c, "RSET\r\n");
+    c->awaited = SMTP_RSET;
 }
 
-static bool needs_utf8(const struct smtp_transaction *t)
+static bool any_recipient_taken(const struct smtp_transaction *t)
 {
-    if ((t->envelope->flags & ENVELOPE_SMTPUTF8) == 0)
-        return false;
-    if (header_needs_utf8(t->envelope))
-        return true;
     for (uint32_t i = 0; i < t->recipient_count; i++)
-        if (utf8_has_high(t->recipients[i].address))
-            return true;
-    return false;
-}
-
-static void send_mail(struct smtp_client *c)
-{
-    const struct envelope *e = c->txn->envelope;
-    put(c, "MAIL FROM:<");
-    put_field(c, e->sender);
-    put(c, ">");
-    if (has(c, SMTP_CAP_SIZE)) {
-        put(c, " SIZE=");
-        buf_append_u64(c->out, e->size_bytes);
-    }
-    if (has(c, SMTP_CAP_8BITMIME) && (e->flags & (ENVELOPE_BODY_8BIT | ENVELOPE_HAS_8BIT)) != 0)
-        put(c, " BODY=8BITMIME");
-    if (has(c, SMTP_CAP_SMTPUTF8) && needs_utf8(c->txn))
-        put(c, " SMTPUTF8");
-    if (has(c, SMTP_CAP_DSN) && e->ret != RET_NONE)
-        put(c, e->ret == RET_FULL ? " RET=FULL" : " RET=HDRS");
-    if (has(c, SMTP_CAP_DSN) && e->envid.len > 0) {
-        put(c, " ENVID=");
-        put_field(c, e->envid);
-    }
-    put(c, "\r\n");
-    expect(c, SMTP_MAIL);
-}
-
-static void put_notify(struct smtp_client *c, unsigned notify)
-{
-    static const struct {
-        enum envelope_notify bit;
-        const char *name;
-    } names[] = {{NOTIFY_NEVER, "NEVER"},
-                 {NOTIFY_SUCCESS, "SUCCESS"},
-                 {NOTIFY_FAILURE, "FAILURE"},
-                 {NOTIFY_DELAY, "DELAY"}};
-    const char *before = " NOTIFY=";
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        if ((notify & (unsigned)names[i].bit) == 0)
-            continue;
-        put(c, before);
-        put(c, names[i].name);
-        before = ",";
-    }
-}
-
-static void send_rcpt(struct smtp_client *c)
-{
-    const struct envelope_recipient *r = &c->txn->recipients[c->rcpt_sent++];
-    put(c, "RCPT TO:<");
-    put_field(c, r->address);
-    put(c, ">");
-    if (has(c, SMTP_CAP_DSN)) {
-        put_notify(c, r->notify);
-        if (r->orcpt.len > 0) {
-            put(c, " ORCPT=");
-            put_field(c, r->orcpt);
-        }
-    }
-    put(c, "\r\n");
-    expect(c, SMTP_RCPT);
-}
-
-static void send_data(struct smtp_client *c)
-{
-    put(c, "DATA\r\n");
-    c->data_sent = true;
-    expect(c, SMTP_DATA);
-}
-
-static bool any_recipient_taken(const struct smtp_client *c)
-{
-    for (uint32_t i = 0; i < c->txn->recipient_count; i++)
-        if (c->txn->replies[i].class == 2)
+        if (t->replies[i].class == 2)
             return true;
     return false;
 }
 
 /* Without PIPELINING a group is one command. */
-static bool may_send(const struct smtp_client *c)
+static bool may_send(const struct smtp_client *c, const struct smtp_transaction *t)
 {
-    return c->expect_count == 0 || (has(c, SMTP_CAP_PIPELINING) && buf_len(c->out) < GROUP_BYTES);
+    return awaited_in(t) == SMTP_READY ||
+           (has(c, SMTP_CAP_PIPELINING) && buf_len(c->out) < GROUP_BYTES);
 }
 
-/* Queues what may go now of the RCPTs and DATA. Behind a refused MAIL nothing more goes; DATA goes
- * along with RCPTs still unanswered, but not where it is known that nobody was taken. */
-static void send_more(struct smtp_client *c)
+static void send_end(struct smtp_client *c, struct smtp_transaction *t)
 {
-    if (c->mail_refused || c->data_sent)
+    t->own.end_begun = true;
+    if (t->by == SMTP_BY_BDAT)
+        smtp_put_bdat_last(c->out, t->envelope->size_bytes);
+    else
+        put(c, "DATA\r\n");
+    t->own.end_awaited = t->by == SMTP_BY_BDAT ? SMTP_BDAT : SMTP_DATA;
+}
+
+/* Queues what may go now of the RCPTs, and DATA or BDAT. Behind a refused MAIL nothing more goes;
+ * DATA goes along with RCPTs still unanswered, but not where it is known that nobody was taken. */
+static void send_more(struct smtp_client *c, struct smtp_transaction *t)
+{
+    if (t->own.mail_refused || t->own.end_begun)
         return;
-    while (c->rcpt_sent < c->txn->recipient_count && may_send(c))
-        send_rcpt(c);
-    if (c->rcpt_sent == c->txn->recipient_count && may_send(c) &&
-        (c->expect_count > 0 || any_recipient_taken(c)))
-        send_data(c);
+    while (t->own.rcpt_sent < t->recipient_count && may_send(c, t)) {
+        smtp_put_rcpt(c->out, &c->caps, &t->recipients[t->own.rcpt_sent]);
+        t->own.rcpt_sent++;
+    }
+    if (t->own.rcpt_sent == t->recipient_count && may_send(c, t) &&
+        (awaited_in(t) != SMTP_READY || any_recipient_taken(t)))
+        send_end(c, t);
 }
 
 /* ---- the ends of things ---- */
@@ -275,7 +195,6 @@ static enum smtp_client_event fail(struct smtp_client *c, enum smtp_client_troub
 {
     c->trouble = trouble;
     c->last = *reply;
-    c->expect_count = 0;
     move(c, SMTP_CLOSED);
     return CLIENT_FAILED;
 }
@@ -287,46 +206,49 @@ static enum smtp_client_event fail_local(struct smtp_client *c, enum smtp_client
     return fail(c, trouble, &reply);
 }
 
-static void become_ready(struct smtp_client *c)
-{
-    move(c, SMTP_READY);
-    c->ready_pending = true;
-}
-
 /* Recipients that are not decided yet get the reply that ended the transaction. */
-static void settle_rest(struct smtp_client *c, const struct reply *reply)
+static void settle_rest(struct smtp_transaction *t, const struct reply *reply)
 {
-    for (uint32_t i = 0; i < c->txn->recipient_count; i++)
-        if (c->txn->replies[i].code == 0 || c->txn->replies[i].class == 2)
-            c->txn->replies[i] = *reply;
+    for (uint32_t i = 0; i < t->recipient_count; i++)
+        if (t->replies[i].code == 0 || t->replies[i].class == 2)
+            t->replies[i] = *reply;
 }
 
-/* Every recipient has its reply. */
-static enum smtp_client_event transaction_over(struct smtp_client *c)
+/* Every recipient has its reply. `is_clean`: the server holds nothing of it any more. */
+static enum smtp_client_event transaction_over(struct smtp_client *c, struct smtp_transaction *t,
+                                               bool is_clean)
 {
-    c->txn = NULL;
-    become_ready(c);
+    list_remove(&t->own.link);
+    if (!list_empty(&c->transactions))
+        return CLIENT_DONE; /* behind a BDAT: it opens with RSET */
+    if (c->closing) {
+        struct reply farewell = c->last;
+        (void)fail(c, TROUBLE_BUSY, &farewell);
+    } else if (is_clean) {
+        c->ready_pending = true;
+    } else {
+        send_rset(c);
+    }
     return CLIENT_DONE;
 }
 
-/* The same where no content was sent: the server still holds the transaction. */
-static enum smtp_client_event transaction_over_early(struct smtp_client *c)
+/* It is decided, and so is the session. */
+static enum smtp_client_event transaction_and_session_over(struct smtp_client *c,
+                                                           struct smtp_transaction *t,
+                                                           enum smtp_client_trouble trouble,
+                                                           const struct reply *r)
 {
-    c->txn = NULL;
-    put(c, "RSET\r\n");
-    expect(c, SMTP_RSET);
+    settle_rest(t, r);
+    list_remove(&t->own.link);
+    (void)fail(c, trouble, r);
     return CLIENT_DONE;
 }
 
 /* Where nothing is awaited and nothing more may go, the transaction ended before its content. */
-static enum smtp_client_event go_on(struct smtp_client *c)
+static enum smtp_client_event go_on(struct smtp_client *c, struct smtp_transaction *t)
 {
-    send_more(c);
-    if (c->expect_count > 0)
-        return CLIENT_MORE;
-    if (c->mail_refused)
-        settle_rest(c, &c->verdict);
-    return transaction_over_early(c);
+    send_more(c, t);
+    return awaited_in(t) != SMTP_READY ? CLIENT_MORE : transaction_over(c, t, false);
 }
 
 /* ---- replies, by the command they answer ---- */
@@ -346,12 +268,12 @@ static enum smtp_client_event after_ehlo(struct smtp_client *c)
     bool wanted = !c->in_tls && c->options.tls != SMTP_TLS_OFF;
     if (wanted && has(c, SMTP_CAP_STARTTLS)) {
         put(c, "STARTTLS\r\n");
-        expect(c, SMTP_STARTTLS);
+        c->awaited = SMTP_STARTTLS;
         return CLIENT_MORE;
     }
     if (wanted && c->options.tls == SMTP_TLS_REQUIRED)
         return fail_local(c, TROUBLE_TLS_REQUIRED, LOCAL_TLS_REQUIRED);
-    become_ready(c);
+    c->ready_pending = true;
     return CLIENT_MORE;
 }
 
@@ -377,75 +299,135 @@ static enum smtp_client_event on_helo(struct smtp_client *c, const struct reply 
 static enum smtp_client_event on_starttls(struct smtp_client *c, const struct reply *r)
 {
     if (r->class == 2) {
-        expect(c, SMTP_TLS);
+        c->awaited = SMTP_TLS;
         return CLIENT_START_TLS;
     }
     if (c->options.tls == SMTP_TLS_REQUIRED)
         return fail(c, TROUBLE_TLS_REQUIRED, r);
-    become_ready(c);
+    c->ready_pending = true;
     return CLIENT_MORE;
 }
 
-static enum smtp_client_event on_mail(struct smtp_client *c, const struct reply *r)
+/* RSET in front of a transaction, or behind the last one. */
+static enum smtp_client_event on_rset(struct smtp_client *c, const struct smtp_transaction *t,
+                                      const struct reply *r)
+{
+    if (c->said_goodbye)
+        return CLIENT_MORE;
+    if (r->class != 2)
+        return fail(c, TROUBLE_BUSY, r);
+    c->ready_pending = t == NULL;
+    return CLIENT_MORE;
+}
+
+static enum smtp_client_event on_mail(struct smtp_client *c, struct smtp_transaction *t,
+                                      const struct reply *r)
 {
     if (r->class != 2) { /* what was sent along is still answered, before the transaction is over */
-        c->mail_refused = true;
-        c->verdict = *r;
+        t->own.mail_refused = true;
+        settle_rest(t, r);
     }
-    return go_on(c);
+    return go_on(c, t);
 }
 
-static enum smtp_client_event on_rcpt(struct smtp_client *c, const struct reply *r)
+static enum smtp_client_event on_rcpt(struct smtp_client *c, struct smtp_transaction *t,
+                                      const struct reply *r)
 {
-    c->txn->replies[c->rcpt_replied++] = c->mail_refused ? c->verdict : *r;
-    return go_on(c);
+    if (!t->own.mail_refused)
+        t->replies[t->own.rcpt_replied - 1] = *r;
+    return go_on(c, t);
 }
 
-static enum smtp_client_event on_data(struct smtp_client *c, const struct reply *r)
+static enum smtp_client_event on_data(struct smtp_client *c, struct smtp_transaction *t,
+                                      const struct reply *r)
 {
-    bool taken = any_recipient_taken(c);
+    bool taken = any_recipient_taken(t);
     if (r->class == 3 && taken) {
-        expect(c, SMTP_BODY);
+        t->own.end_awaited = SMTP_BODY;
         return CLIENT_BODY;
     }
     if (r->class == 3) {
         /* RFC 2920 3.1: nobody was accepted, yet the server wants content: an empty one. */
         put(c, ".\r\n");
-        expect(c, SMTP_DOT);
+        t->own.end_awaited = SMTP_DOT;
         return CLIENT_MORE;
     }
     if (r->class == 2 && taken)
         return fail_local(c, TROUBLE_NOT_SMTP, LOCAL_NOT_SMTP);
-    settle_rest(c, r);
-    return transaction_over_early(c);
+    settle_rest(t, r);
+    return transaction_over(c, t, false);
 }
 
 /* Where nobody was taken the content was empty, and its reply says nothing about anybody. */
-static enum smtp_client_event on_dot(struct smtp_client *c, const struct reply *r)
+static enum smtp_client_event on_dot(struct smtp_client *c, struct smtp_transaction *t,
+                                     const struct reply *r)
 {
-    if (r->class == 3 && any_recipient_taken(c))
+    if (r->class == 3 && any_recipient_taken(t))
         return fail_local(c, TROUBLE_NOT_SMTP, LOCAL_NOT_SMTP);
-    settle_rest(c, r);
-    return transaction_over(c);
+    settle_rest(t, r);
+    return transaction_over(c, t, true);
 }
 
-/* 421 may answer any command (RFC 5321 3.8): the server is closing. In answer to the dot the
- * outcome is known all the same (not taken), and so it is where everybody has been refused before:
- * the transaction is over first, then the session fails. */
-static enum smtp_client_event on_shutdown(struct smtp_client *c, const struct reply *r)
+/* A server that speaks before the content's end has given it up, unless it says that it took it. */
+static enum smtp_client_event on_early_word(struct smtp_client *c, const struct reply *r)
 {
+    return r->class == 2 ? fail_local(c, TROUBLE_NOT_SMTP, LOCAL_NOT_SMTP)
+                         : fail(c, TROUBLE_CLOSED, r);
+}
+
+/* Offered, and then not understood: the content was read as commands, or will be. */
+static bool denies_bdat(const struct reply *r)
+{
+    return r->code >= 500 && r->code <= 504;
+}
+
+/* It speaks of those recipients that were taken; where none was, the content is discarded. */
+static enum smtp_client_event on_bdat(struct smtp_client *c, struct smtp_transaction *t,
+                                      const struct reply *r)
+{
+    bool taken = any_recipient_taken(t);
+    if (!t->own.end_sent && !taken)
+        return transaction_and_session_over(c, t, TROUBLE_CLOSED, r);
+    if (!t->own.end_sent)
+        return on_early_word(c, r);
+    if (taken && denies_bdat(r)) {
+        struct reply softened = *r; /* it speaks of BDAT, and DATA may do */
+        softened.class = 4;
+        return transaction_and_session_over(c, t, TROUBLE_NOT_SMTP, &softened);
+    }
+    settle_rest(t, r);
+    return transaction_over(c, t, r->class == 2);
+}
+
+/* Is there a content that has been sent, other than the one that the reply now read ends? */
+static bool more_is_sent(const struct smtp_client *c, const struct smtp_transaction *t)
+{
+    if (t == NULL)
+        return false;
+    if (c->phase != SMTP_DOT && c->phase != SMTP_BDAT && t->own.end_sent)
+        return true;
+    const struct link *next = t->own.link.next;
+    return next != &c->transactions &&
+           CONTAINER_OF(next, const struct smtp_transaction, own.link)->own.end_sent;
+}
+
+/* 421 may answer any command (RFC 5321 3.8): the server is closing. In answer to the end of the
+ * content the outcome is known all the same (not taken), and so it is where everybody has been
+ * refused before: the transaction is over first, then the session fails. */
+static enum smtp_client_event on_shutdown(struct smtp_client *c, struct smtp_transaction *t,
+                                          const struct reply *r)
+{
+    bool at_end = c->phase == SMTP_DOT || (c->phase == SMTP_BDAT && t->own.end_sent);
     bool decided =
-        c->txn != NULL && (c->phase == SMTP_DOT ||
-                           (c->rcpt_replied == c->txn->recipient_count && !any_recipient_taken(c)));
-    if (decided)
-        settle_rest(c, r);
-    enum smtp_client_event event = fail(c, TROUBLE_BUSY, r);
-    return decided ? CLIENT_DONE : event;
+        t != NULL &&
+        (at_end || (t->own.rcpt_replied == t->recipient_count && !any_recipient_taken(t)));
+    return decided ? transaction_and_session_over(c, t, TROUBLE_BUSY, r) : fail(c, TROUBLE_BUSY, r);
 }
 
 static enum smtp_client_event answer(struct smtp_client *c, enum smtp_phase answered,
                                      const struct reply *r)
 {
+    struct smtp_transaction *t = oldest(c);
     if (r->class == 3 && answered != SMTP_DATA && answered != SMTP_DOT)
         return fail_local(c, TROUBLE_NOT_SMTP, LOCAL_NOT_SMTP); /* 3yz answers nothing else */
     switch (answered) {
@@ -458,21 +440,19 @@ static enum smtp_client_event answer(struct smtp_client *c, enum smtp_phase answ
     case SMTP_STARTTLS:
         return on_starttls(c, r);
     case SMTP_MAIL:
-        return on_mail(c, r);
+        return on_mail(c, t, r);
     case SMTP_RCPT:
-        return on_rcpt(c, r);
+        return on_rcpt(c, t, r);
     case SMTP_DATA:
-        return on_data(c, r);
+        return on_data(c, t, r);
     case SMTP_DOT:
-        return on_dot(c, r);
+        return on_dot(c, t, r);
+    case SMTP_BDAT:
+        return on_bdat(c, t, r);
     case SMTP_RSET:
-        if (r->class != 2)
-            return fail(c, TROUBLE_BUSY, r);
-        become_ready(c);
-        return CLIENT_MORE;
-    case SMTP_BODY: /* a server that speaks before the content's end */
-        return r->class == 2 ? fail_local(c, TROUBLE_NOT_SMTP, LOCAL_NOT_SMTP)
-                             : fail(c, TROUBLE_CLOSED, r);
+        return on_rset(c, t, r);
+    case SMTP_BODY:
+        return on_early_word(c, r);
     case SMTP_QUIT:
         return fail(c, TROUBLE_CLOSED, r);
     case SMTP_TLS:
@@ -483,25 +463,53 @@ static enum smtp_client_event answer(struct smtp_client *c, enum smtp_phase answ
     return fail_local(c, TROUBLE_NOT_SMTP, LOCAL_NOT_SMTP);
 }
 
-/* A complete reply: its command leaves the queue, the phase moves on to the next one awaited, if
- * any; then it is acted on, which may queue more. */
+/* The oldest command awaited is answered. True: nothing is awaited any more. */
+static bool take_off(struct smtp_client *c)
+{
+    struct smtp_transaction *t = oldest(c);
+    if (t == NULL) {
+        c->awaited = SMTP_READY;
+        return true;
+    }
+    if (c->phase == SMTP_RSET)
+        t->own.rset_awaited = false;
+    else if (c->phase == SMTP_MAIL)
+        t->own.mail_awaited = false;
+    else if (c->phase == SMTP_RCPT)
+        t->own.rcpt_replied++;
+    else
+        t->own.end_awaited = SMTP_READY;
+    return t == newest(c) && awaited_in(t) == SMTP_READY;
+}
+
+/* A complete reply: its command is answered, and it is acted on, which may queue more; then the
+ * phase moves on to the next command awaited, if any. */
 static enum smtp_client_event on_reply(struct smtp_client *c)
 {
     struct reply r = c->parser.reply;
+    struct smtp_transaction *t = oldest(c);
     smtp_reply_reset(&c->parser);
     c->replies++;
-    /* 421 may answer any command, or none. Exchange says 451 to a connection that idled too long.
-     */
-    if (r.code == 421 || (c->unasked && r.class == 4))
-        return on_shutdown(c, &r);
+    c->said_goodbye = r.code == 421;
+    if (c->said_goodbye && more_is_sent(c, t)) {
+        /* Others wait for their fate: should it go on all the same, its word on them counts. */
+        c->closing = true;
+        c->last = r;
+    } else if (c->said_goodbye || (c->unasked && r.class == 4)) {
+        /* 421 may answer any command, or none. Exchange says 451 to a connection that idled too
+         * long. */
+        return on_shutdown(c, t, &r);
+    }
     if (c->unasked)
         return fail_local(c, TROUBLE_FLOOD, LOCAL_NOT_SMTP);
     enum smtp_phase answered = c->phase;
-    unexpect(c);
     /* An answer to a command that has not been written yet is none. */
-    if (c->expect_count == 0 && buf_len(c->out) > 0)
+    if (take_off(c) && buf_len(c->out) > 0)
         return fail_local(c, TROUBLE_FLOOD, LOCAL_NOT_SMTP);
-    return answer(c, answered, &r);
+    enum smtp_client_event event = answer(c, answered, &r);
+    if (c->phase != SMTP_CLOSED)
+        move(c, awaited(c));
+    return event;
 }
 
 /* ---- public ---- */
@@ -513,9 +521,9 @@ struct smtp_client *smtp_client_create(const struct smtp_client_options *options
         return NULL;
     c->options = *options;
     c->out = out;
-    c->phase = SMTP_GREETING;
+    c->phase = c->awaited = SMTP_GREETING;
+    list_init(&c->transactions);
     smtp_reply_reset(&c->parser);
-    expect(c, SMTP_GREETING);
     return c;
 }
 
@@ -546,7 +554,7 @@ static enum smtp_client_event feed_reply(struct smtp_client *c, struct slice inp
                                          size_t *used_out)
 {
     if (input.len > 0 && smtp_reply_is_empty(&c->parser))
-        c->unasked = c->expect_count == 0;
+        c->unasked = c->phase == SMTP_READY;
     switch (smtp_reply_feed(&c->parser, input, used_out,
                             c->phase == SMTP_EHLO ? on_ehlo_line : NULL, c)) {
     case SMTP_REPLY_MORE:
@@ -584,46 +592,80 @@ enum smtp_client_event smtp_client_feed(struct smtp_client *c, struct slice inpu
 
 void smtp_client_tls_up(struct smtp_client *c)
 {
-    ASSERT(c->phase == SMTP_TLS && c->expect_count == 1);
+    ASSERT(c->phase == SMTP_TLS);
     c->in_tls = true;
-    c->expect_count = 0;
     smtp_reply_reset(&c->parser);
     send_ehlo(c, SMTP_EHLO);
+    move(c, SMTP_EHLO);
 }
 
 bool smtp_client_can_carry(const struct smtp_client *c, const struct envelope *e,
                            const struct envelope_recipient *r, struct reply *why_out)
 {
-    ASSERT(c->phase == SMTP_READY);
+    ASSERT(c->phase >= SMTP_READY && c->phase < SMTP_QUIT);
     if (c->caps.size_max > 0 && e->size_bytes > c->caps.size_max)
         *why_out = reply_local(LOCAL_TOO_LARGE);
     else if ((e->flags & ENVELOPE_HAS_8BIT) != 0 && !has(c, SMTP_CAP_8BITMIME))
         *why_out = reply_local(LOCAL_NEEDS_8BITMIME);
     else if ((e->flags & ENVELOPE_SMTPUTF8) != 0 &&
-             (header_needs_utf8(e) || utf8_has_high(r->address)) && !has(c, SMTP_CAP_SMTPUTF8))
+             (smtp_header_needs_utf8(e) || utf8_has_high(r->address)) && !has(c, SMTP_CAP_SMTPUTF8))
         *why_out = reply_local(LOCAL_NEEDS_SMTPUTF8);
     else
         return true;
     return false;
 }
 
-void smtp_client_begin(struct smtp_client *c, const struct smtp_transaction *t)
+bool smtp_client_may_begin(const struct smtp_client *c)
 {
-    ASSERT(c->phase == SMTP_READY && t->recipient_count > 0);
+    const struct smtp_transaction *t = newest(c);
+    if (t == NULL || c->phase == SMTP_CLOSED)
+        return c->phase == SMTP_READY;
+    bool end_goes = t->own.end_sent || t->own.end_awaited == SMTP_BODY;
+    return end_goes && !c->closing && has(c, SMTP_CAP_PIPELINING);
+}
+
+void smtp_client_begin(struct smtp_client *c, struct smtp_transaction *t)
+{
+    ASSERT(smtp_client_may_begin(c) && t->recipient_count > 0);
+    const struct smtp_transaction *before = newest(c);
     memset(t->replies, 0, t->recipient_count * sizeof *t->replies);
+    memset(&t->own, 0, sizeof t->own);
+    t->own.end_awaited = SMTP_READY;
+    if (!has(c, SMTP_CAP_CHUNKING) || !has(c, SMTP_CAP_PIPELINING))
+        t->by = SMTP_BY_DATA;
+    if (before != NULL && before->by == SMTP_BY_BDAT) {
+        put(c, "RSET\r\n");
+        t->own.rset_awaited = true;
+    }
+    smtp_put_mail(c->out, &c->caps, t->envelope, t->recipients, t->recipient_count);
+    t->own.mail_awaited = true;
+    send_more(c, t);
+    if (!t->own.end_begun)
+        t->by = SMTP_BY_DATA;
+    list_push_back(&c->transactions, &t->own.link);
     c->ready_pending = false;
-    c->txn = t;
-    c->rcpt_sent = c->rcpt_replied = 0;
-    c->mail_refused = c->data_sent = false;
-    send_mail(c);
-    send_more(c);
+    move(c, awaited(c));
+}
+
+void smtp_client_retract(struct smtp_client *c)
+{
+    struct smtp_transaction *t = newest(c);
+    ASSERT(t != NULL && t != oldest(c) && buf_len(c->out) == 0);
+    ASSERT(t->own.mail_awaited && t->own.rcpt_replied == 0 && !t->own.end_sent);
+    list_remove(&t->own.link);
+    check(c);
 }
 
 void smtp_client_body_sent(struct smtp_client *c)
 {
-    ASSERT(c->phase == SMTP_BODY && c->expect_count == 1);
-    c->expect_count = 0;
-    expect(c, SMTP_DOT);
+    struct smtp_transaction *t = oldest(c);
+    while (t != newest(c) && t->own.end_sent)
+        t = transaction_of(t->own.link.next);
+    ASSERT(!t->own.end_sent && (t->own.end_awaited == SMTP_BODY || t->by == SMTP_BY_BDAT));
+    t->own.end_sent = true;
+    if (t->by == SMTP_BY_DATA)
+        t->own.end_awaited = SMTP_DOT;
+    move(c, awaited(c));
 }
 
 void smtp_client_quit(struct smtp_client *c)
@@ -631,7 +673,8 @@ void smtp_client_quit(struct smtp_client *c)
     ASSERT(c->phase == SMTP_READY);
     c->ready_pending = false;
     put(c, "QUIT\r\n");
-    expect(c, SMTP_QUIT);
+    c->awaited = SMTP_QUIT;
+    move(c, SMTP_QUIT);
 }
 
 enum smtp_phase smtp_client_phase(const struct smtp_client *c)
@@ -657,6 +700,11 @@ enum smtp_client_trouble smtp_client_trouble(const struct smtp_client *c)
 const struct reply *smtp_client_last_reply(const struct smtp_client *c)
 {
     return &c->last;
+}
+
+bool smtp_client_said_goodbye(const struct smtp_client *c)
+{
+    return c->said_goodbye;
 }
 
 unsigned smtp_client_capabilities(const struct smtp_client *c)

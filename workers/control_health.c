@@ -24,8 +24,8 @@ json_t *control_describe_host(const struct health_view *v)
     if (v->tls_broken_until_mono_ms > mono)
         (void)json_object_set_new(o, "tls_broken_ms",
                                   json_integer((json_int_t)(v->tls_broken_until_mono_ms - mono)));
-    static const char *const phases[] = {"connect_ms", "greeting_ms", "ehlo_ms", "tls_ms",
-                                         "command_ms"};
+    static const char *const phases[HEALTH_PHASES] = {"connect_ms", "greeting_ms", "ehlo_ms",
+                                                      "tls_ms",     "command_ms",  "commit_ms"};
     for (int i = 0; i < HEALTH_PHASES; i++)
         if (v->latency_ms[i] > 0)
             (void)json_object_set_new(o, phases[i], json_integer((json_int_t)v->latency_ms[i]));

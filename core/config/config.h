@@ -114,6 +114,8 @@ struct config {
         uint64_t idle_ms;                     /* 2s: an unused connection is kept */
         unsigned messages_per_connection;     /* 1000 */
         uint64_t connection_lifetime_ms;      /* 5m */
+        unsigned transactions_in_flight_max;  /* 8, on one connection */
+        uint64_t content_with_envelope_max;   /* 256KB: BDAT in one write; 0 = never */
         enum config_tls tls;                  /* opportunistic | required | off */
         const char
             *tls_ca_file; /* for `required`: certificates must verify against it; NULL = system's */

@@ -36,6 +36,7 @@ struct destination {
         uint64_t queued;
         unsigned lanes; /* open or on their way */
         unsigned ready; /* sessions that got through */
+        unsigned aside; /* lanes that have given their right back, and still wait for a reply */
         unsigned idle_count;
         struct link idle; /* struct idle_lane, most recently used first */
     } shared;
@@ -273,6 +274,23 @@ unsigned destination_take(struct destination *d, uint32_t recipients_max, struct
     return taken;
 }
 
+void destination_put_back(struct destination *d, struct link *list)
+{
+    pthread_mutex_lock(&d->shard->lock);
+    for (const struct link *l = list->next; l != list; l = l->next)
+        d->references++;
+    pthread_mutex_unlock(&d->shard->lock);
+    pthread_mutex_lock(&d->shared.lock);
+    while (!list_empty(list)) {
+        struct link *last = list->prev;
+        list_remove(last);
+        list_push_front(&d->shared.queue, last);
+        atomic_store(&delivery_of(last)->shared.destination, d);
+        d->shared.queued++;
+    }
+    pthread_mutex_unlock(&d->shared.lock);
+}
+
 uint64_t destination_take_all(struct destination *d, struct link *out)
 {
     uint64_t taken = 0;
@@ -390,13 +408,35 @@ bool destination_lane_end(struct destination *d, bool stopping)
     return again;
 }
 
+bool destination_step_aside(struct destination *d, unsigned lanes_max)
+{
+    pthread_mutex_lock(&d->shared.lock);
+    ASSERT(d->shared.lanes > 0);
+    bool may = d->shared.aside < lanes_max;
+    if (may) {
+        d->shared.lanes--;
+        d->shared.aside++;
+    }
+    pthread_mutex_unlock(&d->shared.lock);
+    return may;
+}
+
+void destination_aside_over(struct destination *d)
+{
+    pthread_mutex_lock(&d->shared.lock);
+    ASSERT(d->shared.aside > 0);
+    d->shared.aside--;
+    pthread_mutex_unlock(&d->shared.lock);
+}
+
 struct destination_figures destination_figures(struct destination *d)
 {
     pthread_mutex_lock(&d->shared.lock);
     struct destination_figures f = {.queued = d->shared.queued,
                                     .lanes = d->shared.lanes,
                                     .sessions_ready = d->shared.ready,
-                                    .idle = d->shared.idle_count};
+                                    .idle = d->shared.idle_count,
+                                    .aside = d->shared.aside};
     pthread_mutex_unlock(&d->shared.lock);
     return f;
 }

@@ -59,6 +59,10 @@ enum destination_call destination_enqueue(struct destination *d, struct delivery
  * empty. */
 unsigned destination_take(struct destination *d, uint32_t recipients_max, struct link *out);
 
+/* What destination_take gave (the caller's own `list`, emptied), untouched, is the front of the queue
+ * again. */
+void destination_put_back(struct destination *d, struct link *list);
+
 /* Everything queued, moved to `out`: the destination cannot be reached now. Returns how many. */
 uint64_t destination_take_all(struct destination *d, struct link *out);
 
@@ -95,10 +99,16 @@ bool destination_lane_decline(struct destination *d);
  * who opens a lane anew. Never so where `stopping`. */
 bool destination_lane_end(struct destination *d, bool stopping);
 
+/* A lane waits, longer than is usual, for the reply to a content's end, and nothing is raced there. True:
+ * its right is given back, so that others come in its place, and destination_aside_over follows when
+ * it is done; false: as many as there may be lanes have stepped aside already. */
+bool destination_step_aside(struct destination *d, unsigned lanes_max);
+void destination_aside_over(struct destination *d);
+
 /* A reading, taken under the lock. */
 struct destination_figures {
     uint64_t queued;
-    unsigned lanes, sessions_ready, idle;
+    unsigned lanes, sessions_ready, idle, aside;
 };
 /* What it has now. Any thread. */
 struct destination_figures destination_figures(struct destination *d);

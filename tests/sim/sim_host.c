@@ -23,6 +23,12 @@ struct sim_dialogue {
     bool halted; /* reads nothing any more */
     bool in_content;
     unsigned matched; /* bytes of CRLF "." CRLF at the end of what was heard */
+    bool in_bdat;
+    uint64_t bdat_left;       /* bytes of its content to come */
+    unsigned dots_held;       /* of an end-of-data line that may yet be content: "." and "\r" */
+    struct sim_digest digest; /* of the content so far */
+    unsigned messages;        /* MAILs taken */
+    bool forgets;             /* until the end of this piece */
     struct sim_passed passed;
     uint64_t cut_said; /* bytes said when the fault behind so many struck; 0 = not so far */
     struct buf line;
@@ -31,6 +37,23 @@ struct sim_dialogue {
     unsigned recipient_count;
     char recipients[RECIPIENTS_MAX][128];
 };
+
+/* FNV-1a. */
+static void digest_byte(struct sim_digest *g, char c)
+{
+    if (g->bytes == 0)
+        g->hash = 14695981039346656037u;
+    g->hash = (g->hash ^ (unsigned char)c) * 1099511628211u;
+    g->bytes++;
+}
+
+struct sim_digest sim_digest_of(struct slice content)
+{
+    struct sim_digest g = {0};
+    for (size_t i = 0; i < content.len; i++)
+        digest_byte(&g, content.ptr[i]);
+    return g;
+}
 
 static const char busy[] = "421 4.3.2 Shutting down\r\n";
 
@@ -221,6 +244,7 @@ static void note_copies(struct sim_dialogue *d, uint64_t reply_end)
         struct sim_copy *c = calloc(1, sizeof *c);
         ASSERT(c != NULL);
         *c = (struct sim_copy){.message = message,
+                               .content = d->digest,
                                .host = d->host,
                                .at_us = sim_now_us(),
                                .conn = d->conn,
@@ -252,8 +276,13 @@ static void conclude(struct sim_dialogue *d)
         told_at = d->conn->said;
     if (!refuses)
         note_copies(d, told_at);
-    d->recipient_count = 0;
-    d->has_sender = false;
+    d->host->taken_by_bdat += d->in_bdat;
+    /* Behind a refused BDAT the transaction is there until RSET (RFC 3030 2). */
+    if (!(d->in_bdat && refuses)) {
+        d->recipient_count = 0;
+        d->has_sender = false;
+    }
+    d->in_bdat = false;
     buf_clear(&d->content);
 }
 
@@ -267,6 +296,23 @@ static bool content_ended(struct sim_dialogue *d, char c)
     return d->matched == 5;
 }
 
+/* A dot that opens a line is not content; nor is the CRLF behind one that is alone. */
+static void hold_or_digest(struct sim_dialogue *d, char c, bool is_first_dot, bool ended)
+{
+    if (is_first_dot || ended) {
+        d->dots_held = ended ? 0 : 1;
+        return;
+    }
+    if (d->dots_held == 1 && c == '\r') {
+        d->dots_held = 2;
+        return;
+    }
+    if (d->dots_held == 2) /* ".\r" and no "\n" */
+        digest_byte(&d->digest, '\r');
+    d->dots_held = 0;
+    digest_byte(&d->digest, c);
+}
+
 static void hear_content(struct sim_dialogue *d, char c)
 {
     if (d->faulty && d->host->fault.kind == FAULT_HALT) {
@@ -275,10 +321,34 @@ static void hear_content(struct sim_dialogue *d, char c)
     }
     if (buf_len(&d->content) < CONTENT_KEPT)
         buf_append(&d->content, slice_of(&c, 1));
-    if (!content_ended(d, c))
+    bool stuffed = d->matched == 2 && c == '.';
+    bool ended = content_ended(d, c);
+    hold_or_digest(d, c, stuffed, ended);
+    if (!ended)
         return;
     d->in_content = false;
+    d->forgets = d->host->forgetful;
     conclude(d);
+}
+
+static void hear_bdat_content(struct sim_dialogue *d, char c)
+{
+    if (d->faulty && d->host->fault.kind == FAULT_HALT) {
+        d->over = d->halted = true;
+        return;
+    }
+    if (buf_len(&d->content) < CONTENT_KEPT)
+        buf_append(&d->content, slice_of(&c, 1));
+    digest_byte(&d->digest, c);
+    if (--d->bdat_left > 0)
+        return;
+    if (d->has_sender && d->recipient_count > 0) {
+        conclude(d);
+        return;
+    }
+    d->in_bdat = false;
+    buf_clear(&d->content);
+    say(d, SLICE_LIT("503 5.5.1 No valid recipients\r\n"), 0);
 }
 
 /* ---- commands ---- */
@@ -287,10 +357,10 @@ static void say_capabilities(struct sim_dialogue *d)
 {
     const struct sim_host *h = d->host;
     char text[512];
-    (void)snprintf(text, sizeof text, "250-%s\r\n%s%s%s%s%s%s250 HELP\r\n", h->name,
+    (void)snprintf(text, sizeof text, "250-%s\r\n%s%s%s%s%s%s%s250 HELP\r\n", h->name,
                    h->pipelining ? "250-PIPELINING\r\n" : "", h->eightbit ? "250-8BITMIME\r\n" : "",
                    h->enhanced ? "250-ENHANCEDSTATUSCODES\r\n" : "", h->dsn ? "250-DSN\r\n" : "",
-                   h->size ? "250-SIZE 50000000\r\n" : "",
+                   h->size ? "250-SIZE 50000000\r\n" : "", h->chunking ? "250-CHUNKING\r\n" : "",
                    h->starttls && d->ssl == NULL ? "250-STARTTLS\r\n" : "");
     answer(d, SIM_EHLO, text);
 }
@@ -329,6 +399,7 @@ static void hear_data(struct sim_dialogue *d)
     d->passed.invited_said = d->passed.said;
     d->passed.invited_heard = d->passed.heard;
     d->in_content = true;
+    d->digest = (struct sim_digest){0};
     d->matched = 2; /* a dot alone on the first line ends an empty content */
 }
 
@@ -338,9 +409,25 @@ static void hear_mail(struct sim_dialogue *d)
     uint64_t delay_us;
     if (strikes(d, SIM_MAIL, &delay_us))
         return;
+    if (d->host->messages_max > 0 && d->messages == d->host->messages_max) {
+        say(d, slice_of(busy, sizeof busy - 1), 0);
+        end(d, false);
+        return;
+    }
+    d->messages++;
     d->has_sender = true;
     d->recipient_count = 0;
     say(d, SLICE_LIT("250 2.1.0 Ok\r\n"), delay_us);
+}
+
+static void hear_bdat(struct sim_dialogue *d, const char *line)
+{
+    char *end_of_size = NULL;
+    ASSERT(d->host->chunking);
+    d->bdat_left = strtoull(line + sizeof "BDAT " - 1, &end_of_size, 10);
+    ASSERT(strcmp(end_of_size, " LAST\r\n") == 0 && d->bdat_left > 0);
+    d->in_bdat = true;
+    d->digest = (struct sim_digest){0};
 }
 
 static void hear_starttls(struct sim_dialogue *d)
@@ -371,6 +458,8 @@ static void hear_line(struct sim_dialogue *d, const char *line)
             say(d, SLICE_LIT("503 5.5.1 MAIL first\r\n"), 0);
     } else if (is(line, "DATA")) {
         hear_data(d);
+    } else if (is(line, "BDAT ")) {
+        hear_bdat(d, line);
     } else if (is(line, "STARTTLS")) {
         hear_starttls(d);
     } else if (is(line, "RSET")) {
@@ -390,6 +479,10 @@ static void hear_byte(struct sim_dialogue *d, char c)
 {
     if (d->in_content) {
         hear_content(d, c);
+        return;
+    }
+    if (d->in_bdat) {
+        hear_bdat_content(d, c);
         return;
     }
     buf_append(&d->line, slice_of(&c, 1));
@@ -415,14 +508,15 @@ static void hear_records(struct sim_dialogue *d, struct slice bytes)
         (void)SSL_accept(d->ssl);
         transmit_records(d, delay_us);
     }
-    for (char c; !d->over && SSL_is_init_finished(d->ssl) && SSL_read(d->ssl, &c, 1) == 1;)
+    for (char c;
+         !d->over && !d->forgets && SSL_is_init_finished(d->ssl) && SSL_read(d->ssl, &c, 1) == 1;)
         hear_byte(d, c);
 }
 
 /* Up to where the fault is, or all. In clear byte by byte: the last one before TLS is a command's. */
 static void hear(struct sim_dialogue *d, struct slice bytes)
 {
-    while (bytes.len > 0 && !d->over) {
+    while (bytes.len > 0 && !d->over && !d->forgets) {
         size_t len = d->ssl != NULL ? bytes.len : 1;
         struct slice part = slice_take(bytes, len);
         bytes = slice_skip(bytes, len);
@@ -446,6 +540,7 @@ void sim_host_hear(struct sim_conn *c, struct slice bytes)
     } else {
         hear(d, bytes);
     }
+    d->forgets = false;
     if (!d->halted)
         sim_conn_take(c, bytes.len);
 }

@@ -53,17 +53,28 @@ struct sim_host {
     char name[32];
     struct address address;
     uint64_t latency_us; /* one way */
-    bool pipelining, eightbit, enhanced, dsn, size, starttls;
-    unsigned rcpt_max; /* 452 behind so many; 0 = none */
+    bool pipelining, eightbit, enhanced, dsn, size, starttls, chunking;
+    bool forgetful;        /* drops what it hears in one piece with a content's end */
+    unsigned rcpt_max;     /* 452 behind so many; 0 = none */
+    unsigned messages_max; /* 421 to the MAIL behind so many on a connection; 0 = none */
     struct sim_fault fault;
     unsigned connections; /* made to it so far */
+    unsigned taken_by_bdat,
+        behind_max; /* messages; and the most it heard of before it answered the first */
     const struct sim_dialogue *first;
 };
+
+/* A content, by its length and a hash. */
+struct sim_digest {
+    uint64_t bytes, hash;
+};
+struct sim_digest sim_digest_of(struct slice content);
 
 /* One recipient of one message that a host has taken with a 2xx behind the dot. */
 struct sim_copy {
     uint64_t message; /* id in its Message-ID */
     char recipient[128];
+    struct sim_digest content; /* as it was meant */
     const struct sim_host *host;
     uint64_t at_us;
     const struct sim_conn *conn;

@@ -2,7 +2,7 @@
 
 #include <stdio.h>
 
-enum { MESSAGES_MAX = 30, MINUTE_US = 60 * 1000000 };
+enum { MESSAGES_MAX = 30, MESSAGES_MANY = 120, MINUTE_US = 60 * 1000000 };
 
 static uint64_t pick(uint64_t from, uint64_t to)
 {
@@ -94,6 +94,9 @@ static void make_hosts(struct sim_world *w)
         h->size = sim_chance(80);
         h->rcpt_max = sim_chance(10) ? (unsigned)pick(1, 3) : 0;
         h->starttls = sim_chance(15);
+        h->chunking = sim_chance(50);
+        h->forgetful = sim_chance(5);
+        h->messages_max = sim_chance(10) ? (unsigned)pick(1, 6) : 0;
         if (sim_chance(60))
             make_fault(h);
     }
@@ -129,7 +132,9 @@ static void make_domains(struct sim_world *w, bool roomy)
 static bool make_limits(struct sim_world *w)
 {
     struct config *c = w->config;
-    c->delivery.connections_per_destination = (unsigned)pick(1, 20);
+    c->delivery.connections_per_destination = (unsigned)pick(1, sim_chance(50) ? 2 : 20);
+    c->delivery.transactions_in_flight_max = (unsigned)pick(1, 10);
+    c->delivery.content_with_envelope_max = sim_chance(50) ? 4000 : 500000;
     c->delivery.messages_per_connection = (unsigned)pick(1, 50);
     c->delivery.recipients_per_transaction = (unsigned)pick(1, 10);
     c->delivery.idle_ms = pick(1, 3000);
@@ -178,7 +183,7 @@ void sim_run_seed(uint64_t seed, bool shows_trace, struct sim_tally *tally)
     make_domains(w, make_limits(w));
     sim_world_start(w);
     uint64_t span_us = sim_chance(50) ? 1 : pick(1, 30 * (uint64_t)MINUTE_US);
-    unsigned messages = (unsigned)pick(1, MESSAGES_MAX);
+    unsigned messages = (unsigned)pick(1, sim_chance(20) ? MESSAGES_MANY : MESSAGES_MAX);
     on_send(w, 0);
     for (unsigned i = 1; i < messages; i++)
         sim_after(pick(0, span_us), on_send, w, 0);

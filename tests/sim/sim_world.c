@@ -412,6 +412,11 @@ static unsigned check_copies(const struct sim_world *w, const struct sim_message
         if (c->message != m->id || strcmp(c->recipient, recipient) != 0)
             continue;
         bool known = sim_copy_was_told(c);
+        struct sim_digest meant = sim_digest_of(buf_slice(&m->content));
+        if (c->content.bytes != meant.bytes || c->content.hash != meant.hash)
+            sim_fail("message %llu came to %s with %llu bytes of %llu, or others",
+                     (unsigned long long)m->id, c->host->name, (unsigned long long)c->content.bytes,
+                     (unsigned long long)meant.bytes);
         told += known;
         if (later != NULL && known)
             sim_fail("message %llu went to %s again, though %s had said 250",

@@ -24,7 +24,7 @@ struct world {
     int peer;
     bool token_free;
     unsigned asked;
-    struct buf content, received;
+    struct buf content, received, out;
 };
 
 static void on_ready(struct watch *watch, unsigned events)
@@ -49,6 +49,7 @@ static struct world *create(void)
     w->token_free = true;
     buf_init(&w->content, RECEIVED_MAX);
     buf_init(&w->received, RECEIVED_MAX);
+    buf_init(&w->out, RECEIVED_MAX);
     return w;
 }
 
@@ -56,6 +57,7 @@ static void destroy(struct world *w)
 {
     buf_fini(&w->content);
     buf_fini(&w->received);
+    buf_fini(&w->out);
     conn_close(&w->conn);
     if (w->peer >= 0)
         (void)close(w->peer);
@@ -80,7 +82,7 @@ static void begin(struct world *w, const char *line, unsigned lines, uint32_t mi
         rest = slice_skip(rest, chunk.len);
     }
     assert_int_equal(store_commit(w->store), STORE_OK);
-    body_begin(&w->body, ID, buf_len(&w->content), line[0] == '.');
+    body_begin(&w->body, ID, buf_len(&w->content), line[0] == '.', false);
 }
 
 static bool take_token(void *context)
@@ -92,7 +94,7 @@ static bool take_token(void *context)
 
 static enum body_status go_on(struct world *w)
 {
-    return body_send(&w->body, &w->conn, w->reader, take_token, w);
+    return body_send(&w->body, &w->conn, &w->out, w->reader, take_token, w);
 }
 
 /* The peer reads at most `max` bytes of what has come. */

@@ -20,6 +20,7 @@ static struct flight *allocate(uint32_t count, size_t record_len)
     if (f == NULL)
         return NULL;
     f->count = count;
+    list_init(&f->link);
     f->record = malloc(record_len > 0 ? record_len : 1);
     f->recipients = calloc(count, sizeof *f->recipients);
     f->batch = calloc(count, sizeof *f->batch);
@@ -91,6 +92,28 @@ void flight_destroy(struct flight **f)
     free((*f)->batch_recipients);
     free(*f);
     *f = NULL;
+}
+
+bool flight_is_untouched(const struct flight *f)
+{
+    for (uint32_t i = 0; i < f->count; i++)
+        if (f->recipients[i].progress != FLIGHT_UNTRIED || f->recipients[i].reply.code != 0)
+            return false;
+    return f->exchanges == 0;
+}
+
+void flight_undo(struct flight **f, struct link *deliveries_out)
+{
+    ASSERT(flight_is_untouched(*f) && (*f)->token == NULL);
+    list_splice_back(deliveries_out, &(*f)->deliveries);
+    flight_destroy(f);
+}
+
+void flight_forget_batch(struct flight *f)
+{
+    ASSERT(f->carriers == 0);
+    f->batch_count = 0;
+    f->token = NULL;
 }
 
 uint32_t flight_next_batch(struct flight *f, uint32_t max)

@@ -34,6 +34,7 @@ struct flight_recipient {
 };
 
 struct flight {
+    struct link link;       /* on lane->returned */
     struct link deliveries; /* struct delivery, by shared.queue_link */
     char *record;           /* the encoded envelope; owned */
     struct envelope envelope;
@@ -48,6 +49,8 @@ struct flight {
     const struct session *token; /* who may send the last byte; NULL = nobody yet */
     bool unknown;                /* the token holder was lost behind the last byte (RFC 1047) */
     struct address unknown_at;
+    bool elsewhere; /* had a 4xx at `asked`: one other exchange is asked */
+    struct address asked;
     uint64_t started_ms; /* monotonic */
 };
 
@@ -57,6 +60,9 @@ struct flight {
 struct flight *flight_create(struct link *list, struct store_reader *reader, uint64_t now_ms,
                              bool *damaged_out);
 void flight_destroy(struct flight **f); /* its deliveries have gone to their outcomes */
+
+/* Gives its deliveries back, and is gone: only while it is untouched. */
+void flight_undo(struct flight **f, struct link *deliveries_out);
 
 /* Chooses the recipients of the next transaction: the first `max` untried. Returns how many. */
 uint32_t flight_next_batch(struct flight *f, uint32_t max);
@@ -84,6 +90,12 @@ void flight_apply_unknown(struct flight *f, const struct reply *replies, const s
 /* Recipients that one more exchange should be asked for become untried again, once. False: there
  * are none, or two exchanges have given their verdict. */
 bool flight_try_elsewhere(struct flight *f);
+
+/* The current batch was not taken, and nothing is known of it: as if it had not been begun. */
+void flight_forget_batch(struct flight *f);
+
+/* Nobody has said anything about any of its recipients yet. */
+bool flight_is_untouched(const struct flight *f);
 
 /* Is there anybody left for a next transaction? */
 bool flight_has_untried(const struct flight *f);

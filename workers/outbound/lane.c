@@ -11,8 +11,6 @@
 
 static void on_idle_over(struct timer *timer, void *owner);
 static void on_call(struct mail *mail, void *owner);
-static void take_next(struct lane *l, struct session *s);
-static void go_on(struct lane *l);
 
 struct worker *lane_worker(const struct lane *l)
 {
@@ -21,10 +19,14 @@ struct worker *lane_worker(const struct lane *l)
 
 /* ---- looking over the lane's sessions ---- */
 
-/* Has this session's exchange given its verdict on the flight, so that another one is wanted? */
+bool lane_has_asked(const struct lane *l, const struct address *a)
+{
+    return l->flight != NULL && l->flight->elsewhere && address_same_ip(a, &l->flight->asked);
+}
+
 static bool was_asked(const struct lane *l, const struct session *s)
 {
-    return l->elsewhere && address_same_ip(&s->target.address, &l->asked);
+    return lane_has_asked(l, &s->target.address);
 }
 
 static bool may_carry(const struct lane *l, const struct session *s)
@@ -32,8 +34,7 @@ static bool may_carry(const struct lane *l, const struct session *s)
     return s->ready && !was_asked(l, s);
 }
 
-/* Of those that are ready, the one at the best exchange. */
-static struct session *find_carrier(const struct lane *l)
+struct session *lane_find_carrier(const struct lane *l)
 {
     struct session *best = NULL;
     for (struct link *i = l->sessions.next; i != &l->sessions; i = i->next) {
@@ -45,12 +46,19 @@ static struct session *find_carrier(const struct lane *l)
     return best;
 }
 
+/* Not ready, but on its way to it: with its greeting, or with the replies to what was handed over. */
+static bool is_coming(const struct lane *l, const struct session *s)
+{
+    bool busy = s->handed_over > 0 && s->flight == NULL && !s->broken_off && !s->retiring;
+    return (!s->greeted_well || busy) && !was_asked(l, s);
+}
+
 /* Is a session on its way that may still become a carrier? */
-static bool is_awaited(const struct lane *l)
+bool lane_is_awaited(const struct lane *l)
 {
     for (struct link *i = l->sessions.next; i != &l->sessions; i = i->next) {
         const struct session *s = CONTAINER_OF(i, struct session, lane_link);
-        if (!s->greeted_well && s->flight == NULL && !was_asked(l, s))
+        if (is_coming(l, s) && s->flight == NULL)
             return true;
     }
     return false;
@@ -61,10 +69,19 @@ static bool is_followed(const struct lane *l)
 {
     for (struct link *i = l->sessions.next; i != &l->sessions; i = i->next) {
         const struct session *s = CONTAINER_OF(i, struct session, lane_link);
-        if (!s->greeted_well && !s->slow && !was_asked(l, s))
+        if (is_coming(l, s) && !s->slow)
             return true;
     }
     return false;
+}
+
+/* Is there none but those that only wait for what was handed over to them? */
+static bool is_deserted(const struct lane *l)
+{
+    for (struct link *i = l->sessions.next; i != &l->sessions; i = i->next)
+        if (!CONTAINER_OF(i, struct session, lane_link)->retiring)
+            return false;
+    return true;
 }
 
 static bool all_carriers_slow(const struct lane *l)
@@ -84,6 +101,7 @@ static void lane_check(const struct lane *l)
         const struct session *s = CONTAINER_OF(i, struct session, lane_link);
         ASSERT(s->lane == l && s->stage != SESSION_CLOSED);
         ASSERT(s->flight == NULL || s->flight == l->flight);
+        ASSERT(!s->retiring || s->flight == NULL);
         carriers += s->flight != NULL;
     }
     ASSERT(l->flight == NULL || l->flight->carriers == carriers);
@@ -108,16 +126,18 @@ void lane_let_go(struct lane *l, struct session *s)
     count_ready(l, s, false);
     if (s->flight != NULL) { /* a race it did not win: it has not sent the last byte (token) */
         ASSERT(!session_has_committed(s));
-        s->flight->carriers--;
-        s->flight = NULL;
-        session_drop(s);
-        return;
+        session_break_off(s);
     }
-    session_quit(s);
+    s->retiring = s->handed_over > 0;
+    if (s->retiring)
+        return;
+    if (s->broken_off)
+        session_drop(s);
+    else
+        session_quit(s);
 }
 
-/* All but `keep` (which may be NULL): the race is over. */
-static void let_others_go(struct lane *l, const struct session *keep)
+void lane_let_others_go(struct lane *l, const struct session *keep)
 {
     for (struct link *i = l->sessions.next; i != &l->sessions;) {
         struct session *s = CONTAINER_OF(i, struct session, lane_link);
@@ -127,19 +147,7 @@ static void let_others_go(struct lane *l, const struct session *keep)
     }
 }
 
-/* The others that carry the flight, when one of them has settled it. */
-static void let_carriers_go(struct lane *l)
-{
-    for (struct link *i = l->sessions.next; i != &l->sessions;) {
-        struct session *s = CONTAINER_OF(i, struct session, lane_link);
-        i = i->next;
-        if (s->flight != NULL)
-            lane_let_go(l, s);
-    }
-}
-
-/* A peer's own words outrank our conclusions; among equals the latest holds. */
-static void note_failure(struct lane *l, const struct reply *reply, bool refusing)
+void lane_note_failure(struct lane *l, const struct reply *reply, bool refusing)
 {
     l->all_refusing &= refusing;
     if (l->failure.code == 0 || !reply_is_local(reply) || reply_is_local(&l->failure))
@@ -186,7 +194,7 @@ static struct session *try_target(struct lane *l, const struct target *t, bool i
     }
     figure_add(&l->worker->shared.figures.sessions_failed, 1);
     lane_log_failure(l, NULL, t, "connect", &failure, "next exchange");
-    note_failure(l, &failure, false);
+    lane_note_failure(l, &failure, false);
     if (host_fault)
         recovery_tell(l->worker, t, HEALTH_EVENT_DOWN);
     else if (probe)
@@ -200,9 +208,8 @@ struct session *lane_try(struct lane *l, const struct target *t, bool probe)
     return try_target(l, t, in_clear, probe);
 }
 
-/* Starts the next address of the order. A probe never runs alone: the one behind it starts as well.
- * False: none could be started. */
-static bool start_next(struct lane *l)
+/* A probe never runs alone: the one behind it starts as well. */
+bool lane_start_next(struct lane *l)
 {
     bool started = false;
     while (l->next_target < l->target_count && outbound_has_room(l->worker->outbound)) {
@@ -216,7 +223,7 @@ static bool start_next(struct lane *l)
             }
         }
         l->next_target++;
-        if (l->elsewhere && address_same_ip(&t->address, &l->asked))
+        if (lane_has_asked(l, &t->address))
             continue;
         if (lane_try(l, t, probe) == NULL)
             continue;
@@ -253,6 +260,7 @@ void lane_open(struct worker *w, struct destination *destination, const struct r
     l->all_refusing = true;
     l->idle.worker = w->index;
     list_init(&l->sessions);
+    list_init(&l->returned);
     list_init(&l->turn_link);
     list_init(&l->idle.link);
     timer_init(&l->idle_timer, on_idle_over);
@@ -269,13 +277,13 @@ void lane_open(struct worker *w, struct destination *destination, const struct r
     else if (!outbound_has_room(w->outbound))
         list_push_back(&w->outbound->lanes_waiting, &l->turn_link);
     else
-        go_on(l);
+        lane_go_on(l);
 }
 
 void lane_resume(struct lane *l)
 {
     list_remove(&l->turn_link);
-    go_on(l);
+    lane_go_on(l);
 }
 
 static void release(struct lane *l)
@@ -289,22 +297,37 @@ static void release(struct lane *l)
     free(l);
 }
 
+static void drop_references(struct lane *l)
+{
+    destination_release(&l->destination);
+    route_release(&l->route);
+}
+
+void lane_finish_aside(struct lane *l)
+{
+    ASSERT(l->is_aside && l->flight == NULL && list_empty(&l->returned));
+    if (!list_empty(&l->sessions))
+        return;
+    if (l->counted_aside)
+        destination_aside_over(l->destination);
+    drop_references(l);
+    release(l);
+}
+
 void lane_finish(struct lane *l)
 {
-    ASSERT(l->flight == NULL);
-    let_others_go(l, NULL);
-    struct worker *w = l->worker;
-    struct destination *destination = l->destination;
-    const struct route *route = l->route;
-    bool again = destination_lane_end(destination, w->outbound->draining);
-    release(l);
-    if (again) { /* mail came in between and no other lane is left: this one's place is taken again
-                  */
-        lane_open(w, destination, route);
-        return;
+    ASSERT(l->flight == NULL && !l->is_aside);
+    struct reply reply = reply_local(LOCAL_SHUTDOWN);
+    lane_settle_returned(l, &reply);
+    lane_let_others_go(l, NULL);
+    l->is_aside = true; /* at an end, or waiting for what was handed over */
+    list_remove(&l->turn_link);
+    if (destination_lane_end(l->destination, l->worker->outbound->draining)) {
+        /* Mail came in between and no other lane is left: this one's place is taken again. */
+        destination_reference(l->destination);
+        lane_open(l->worker, l->destination, route_reference(l->route));
     }
-    destination_release(&destination);
-    route_release(&route);
+    lane_finish_aside(l);
 }
 
 /* Every address has failed. What waits at the destination has had its attempt, unless others get
@@ -324,90 +347,13 @@ static void spent(struct lane *l)
     lane_finish(l);
 }
 
-/* ---- carrying ---- */
+/* ---- going on ---- */
 
-/* The flight is over: tells its outcome, lets the slow ones go, takes the next message. */
-static void flight_over(struct lane *l, struct session *last)
+void lane_idle(struct lane *l, struct session *s)
 {
-    struct reply reply = l->failure.code != 0 ? l->failure : reply_local(LOCAL_TIMEOUT);
-    flight_give_up(l->flight, &reply);
-    bool stranded = last == NULL && !l->flight->unknown && reply_is_local(&reply);
-    outcome_of_flight(l->worker, &l->flight, last,
-                      stranded ? recovery_stranding(l) : (struct stranding){0});
-    l->elsewhere = false;
-    l->failure = (struct reply){0};
-    struct session *keep =
-        find_carrier(l); /* ready now: e.g. the preferred one, passed over by a 4xx */
-    if (keep == NULL && last != NULL && last->stage != SESSION_CLOSED)
-        keep = last; /* ready as soon as its machine says so */
-    let_others_go(l, keep);
-    if (keep == NULL)
-        lane_restart(l);
-    else if (keep->ready)
-        take_next(l, keep);
-}
-
-/* Recipients that this exchange cannot take at all (SIZE, 8BITMIME, SMTPUTF8) are final with the
- * reason. */
-static void refuse_uncarriable(struct flight *f, const struct session *s)
-{
-    for (uint32_t i = 0; i < f->count; i++) {
-        struct flight_recipient *r = &f->recipients[i];
-        struct reply why;
-        if (r->progress == FLIGHT_UNTRIED &&
-            !smtp_client_can_carry(s->smtp, &f->envelope, &r->recipient, &why))
-            flight_settle(r, FLIGHT_FINAL, &why);
-    }
-}
-
-/* Carries the current flight over `s`: its next batch, or, in a race, the batch that another
- * session carries. */
-static void carry(struct lane *l, struct session *s)
-{
-    struct flight *f = l->flight;
-    if (f->carriers == 0) {
-        refuse_uncarriable(f, s);
-        uint32_t max = l->worker->config->delivery.recipients_per_transaction;
-        uint32_t rcpt_max = smtp_client_rcpt_max(s->smtp); /* RFC 9422 */
-        if (flight_next_batch(f, rcpt_max > 0 && rcpt_max < max ? rcpt_max : max) == 0) {
-            flight_over(l, s);
-            return;
-        }
-    }
-    session_carry(s, f);
-}
-
-/* A session for a flight whose outcome at one exchange is unknown: that exchange is asked first
- * (RFC 1047). */
-static bool ask_first(struct lane *l, const struct session *ready)
-{
-    const struct address *first = l->flight->try_first;
-    if (first == NULL || address_same_ip(first, &ready->target.address))
-        return false;
-    for (unsigned i = 0; i < l->target_count; i++) {
-        if (!address_same_ip(&l->targets[i].address, first))
-            continue;
-        if (l->targets[i].rank == TARGET_BACKING_OFF || !outbound_has_room(l->worker->outbound))
-            return false;
-        return lane_try(l, &l->targets[i], false) != NULL;
-    }
-    return false;
-}
-
-static bool is_worn_out(const struct lane *l, const struct session *s)
-{
-    const struct config *c = l->worker->config;
-    uint32_t mail_max = smtp_client_mail_max(s->smtp); /* RFC 9422 */
-    return s->messages >= c->delivery.messages_per_connection ||
-           (mail_max > 0 && s->messages >= mail_max) ||
-           l->worker->now_ms - s->opened_ms >= c->delivery.connection_lifetime_ms;
-}
-
-static void idle(struct lane *l, struct session *s)
-{
-    let_others_go(l, s);
+    lane_let_others_go(l, s);
     if (!destination_idle_enter(l->destination, &l->idle)) {
-        take_next(l, s); /* mail came in between */
+        lane_take_next(l, s); /* mail came in between */
         return;
     }
     l->idling = true;
@@ -417,47 +363,14 @@ static void idle(struct lane *l, struct session *s)
               l->worker->now_ms + l->worker->config->delivery.idle_ms);
 }
 
-/* Late binding: only now, with a session ready for MAIL, does a message leave the queue. */
-static void take_next(struct lane *l, struct session *s)
-{
-    ASSERT(l->flight == NULL && s->ready);
-    if (l->worker->outbound->draining) {
-        lane_finish(l);
-        return;
-    }
-    if (s->messages > 0 && is_worn_out(l, s)) {
-        lane_let_go(l, s);
-        lane_restart(l);
-        return;
-    }
-    if (l->any_unwell)
-        recovery_look_later(l);
-    struct link list;
-    list_init(&list);
-    while (destination_take(l->destination, l->worker->config->delivery.recipients_per_transaction,
-                            &list) > 0) {
-        bool damaged = false;
-        l->flight = flight_create(&list, l->worker->reader, l->worker->now_ms, &damaged);
-        if (l->flight != NULL) {
-            if (!ask_first(l, s))
-                carry(l, s);
-            return;
-        }
-        struct reply reply = reply_local(damaged ? LOCAL_SPOOL_DAMAGED : LOCAL_NO_RESOURCES);
-        outcome_of_list(l->worker, &list, &reply, true);
-    }
-    idle(l, s);
-}
-
 /* Is one on its way whose patience holds, or can one be started? */
 static bool race(struct lane *l)
 {
-    return is_followed(l) || start_next(l);
+    return is_followed(l) || lane_start_next(l);
 }
 
-/* Is there another address, but no room for a connection to it? Then the lane waits in line: a
- * connection that has said QUIT makes room as soon as it is closed. */
-static bool wait_for_room(struct lane *l)
+/* A connection that has said QUIT makes room as soon as it is closed. */
+bool lane_wait_for_room(struct lane *l)
 {
     struct outbound *o = l->worker->outbound;
     if (l->next_target == l->target_count || o->sessions < l->worker->parts->sessions_max)
@@ -467,45 +380,63 @@ static bool wait_for_room(struct lane *l)
     return true;
 }
 
-/* Something ended: is there still a way for the flight, or for the queue? Those whose patience is
- * over are waited for, but not they alone while there is another address. */
-static void go_on(struct lane *l)
+/* In line for room: a session that is ready, and not for this flight, may be what takes it. */
+static void make_room(struct lane *l)
+{
+    for (struct link *i = l->sessions.next; i != &l->sessions;) {
+        struct session *s = CONTAINER_OF(i, struct session, lane_link);
+        i = i->next;
+        if (s->ready)
+            lane_let_go(l, s);
+    }
+}
+
+/* Those whose patience is over are waited for, but not they alone while there is another address. */
+void lane_go_on(struct lane *l)
 {
     lane_check(l);
-    struct session *ready = find_carrier(l);
+    if (!l->idling)
+        (void)lane_adopt(l);
+    struct session *ready = lane_find_carrier(l);
     if (l->flight == NULL) {
         if (l->idling)
             return;
         if (ready != NULL)
-            take_next(l, ready);
-        else if (!race(l) && list_empty(&l->sessions) && !wait_for_room(l))
+            lane_take_next(l, ready);
+        else if (!race(l) && is_deserted(l) && !lane_wait_for_room(l))
             spent(l);
         return;
     }
     if (l->flight->token != NULL || !all_carriers_slow(l))
         return;
     if (ready != NULL)
-        carry(l, ready);
-    else if (!race(l) && l->flight->carriers == 0 && !is_awaited(l) && !wait_for_room(l))
-        flight_over(l, NULL);
+        lane_carry(l, ready);
+    else if (race(l) || l->flight->carriers > 0 || lane_is_awaited(l))
+        return;
+    else if (lane_wait_for_room(l))
+        make_room(l);
+    else
+        lane_flight_over(l, NULL);
 }
 
 void lane_restart(struct lane *l)
 {
-    if (l->worker->outbound->draining || destination_figures(l->destination).queued == 0) {
+    bool has_mail =
+        destination_figures(l->destination).queued > 0 && !l->worker->outbound->draining;
+    if (!has_mail && list_empty(&l->returned)) {
         lane_finish(l);
         return;
     }
     reorder(l);
     l->all_refusing = true;
-    go_on(l);
+    lane_go_on(l);
 }
 
 /* ---- what sessions tell ---- */
 
 /* A word that the destination can be reached: where mail waits for more lanes than there are, those
  * that are trusted now are opened, so lanes double with each round of sessions that get through. */
-static void open_others(const struct lane *l)
+void lane_open_others(const struct lane *l)
 {
     struct worker *w = l->worker;
     while (!w->outbound->draining &&
@@ -517,27 +448,39 @@ static void open_others(const struct lane *l)
 
 void lane_on_ready(struct lane *l, struct session *s)
 {
+    if (s->retiring || l->is_aside) {
+        s->retiring = false;
+        lane_let_go(l, s);
+        if (l->is_aside)
+            lane_finish_aside(l);
+        return;
+    }
     count_ready(l, s, true);
     if (s->messages == 0)
-        open_others(l);
+        lane_open_others(l);
     if (s->started_later && s->messages == 0) {
         figure_add(&l->worker->shared.figures.races_won_by_later, 1);
         chronicle_race(l->worker->parts->chronicle, &s->target.address, true);
     }
     if (l->flight == NULL) {
         if (!l->idling)
-            take_next(l, s);
+            lane_take_next(l, s);
         return;
     }
-    if (!may_carry(l, s))
+    if (!may_carry(l, s)) {
+        if (!list_empty(&l->turn_link))
+            make_room(l);
         return;
+    }
     if (l->flight->carriers == 0 || (l->flight->token == NULL && all_carriers_slow(l)))
-        carry(l, s);
+        lane_carry(l, s);
 }
 
 void lane_on_patience(struct lane *l, struct session *s)
 {
     lane_check(l);
+    if (s->retiring || l->is_aside)
+        return;
     if (s->stage == SESSION_TLS && l->worker->config->delivery.tls == CONFIG_TLS_OPPORTUNISTIC) {
         struct reply reply = reply_local_about(LOCAL_TLS_FAILED, SLICE_LIT("no answer in time"));
         session_fail(s, END_TLS_FAILED, &reply);
@@ -547,95 +490,43 @@ void lane_on_patience(struct lane *l, struct session *s)
     recovery_look_later(l);
     if (l->flight != NULL ? l->flight->token != NULL || !all_carriers_slow(l) : s->ready)
         return; /* somebody is on his way to the commit point, or behind it */
-    struct session *spare = l->flight != NULL ? find_carrier(l) : NULL;
+    struct session *spare = l->flight != NULL ? lane_find_carrier(l) : NULL;
     bool raced = spare != NULL || race(l);
     lane_log_patience(l, s, raced);
     if (raced)
         figure_add(&l->worker->shared.figures.races_started, 1);
     if (spare != NULL)
-        carry(l, spare); /* last: where it can take none of the recipients, the lane may end */
-}
-
-static bool all_refused_for_good(const struct session *s)
-{
-    for (uint32_t i = 0; i < s->transaction.recipient_count; i++)
-        if (s->transaction.replies[i].class != 5)
-            return false;
-    return true;
-}
-
-/* 530 in clear text asks for TLS that did not work out a moment ago (RFC 3207 4): it speaks of the
- * connection, not of the recipient, so nothing is bounced for it. */
-static void soften_demand_for_tls(struct session *s)
-{
-    for (uint32_t i = 0; i < s->transaction.recipient_count && s->conn.ssl == NULL; i++)
-        if (s->transaction.replies[i].code == 530)
-            s->transaction.replies[i].class = 4;
-}
-
-void lane_on_done(struct lane *l, struct session *s)
-{
-    struct flight *f = l->flight;
-    ASSERT(s->flight == f && f != NULL);
-    bool committed = f->token == s;
-    s->flight = NULL;
-    f->carriers--;
-    recovery_tell(l->worker, &s->target, HEALTH_EVENT_CARRIED);
-    soften_demand_for_tls(s);
-    if (!committed && f->carriers > 0 && (f->token != NULL || !all_refused_for_good(s))) {
-        /* Refused here before the commit point, while another session still carries it. */
-        l->elsewhere = true;
-        l->asked = s->target.address;
-        note_failure(l, &s->transaction.replies[0], false);
-        go_on(l);
-        return;
-    }
-    let_carriers_go(l);
-    flight_apply(f, s->transaction.replies, is_awaited(l));
-    if (flight_has_untried(f))
-        return; /* the rest goes over this session, as soon as it is ready */
-    if (flight_try_elsewhere(f)) {
-        l->elsewhere = true;
-        l->asked = s->target.address;
-        bool to_come = is_awaited(l) || start_next(l);
-        bool in_line = !to_come && wait_for_room(l);
-        if (to_come || in_line)
-            lane_log_failure(l, s, &s->target, "transaction", &s->transaction.replies[0],
-                             "one other exchange");
-        if (in_line)
-            lane_let_go(l, s); /* it may be what takes the room */
-        if (to_come || in_line)
-            return;
-    }
-    flight_over(l, s);
+        lane_carry(l, spare); /* last: where it can take none of the recipients, the lane may end */
 }
 
 /* A kept connection that the exchange has closed meanwhile says nothing about its health. */
 static bool was_stale(const struct session *s, enum session_end end)
 {
+    /* It has had enough messages, and there were more on their way. */
+    if (session_is_committed(s) && smtp_client_said_goodbye(s->smtp))
+        return s->answered > 0;
     bool no_answer = s->flight == NULL || smtp_client_last_phase(s->smtp) == SMTP_MAIL;
-    return s->messages > (s->flight != NULL ? 1u : 0u) && no_answer &&
+    return s->messages > (s->flight != NULL ? 1u : 0u) && s->handed_over == 0 && no_answer &&
            (end == END_DOWN || end == END_BUSY);
 }
 
-/* The session's part in the flight ends with it. */
-static void lose_carrier(struct lane *l, struct session *s)
+/* A session of a lane that was not carrying anything has ended. */
+static void end_at_rest(struct lane *l)
 {
-    struct flight *f = s->flight;
-    if (f == NULL)
+    bool has_returned = !list_empty(&l->returned);
+    lane_take_up_returned(l);
+    if (has_returned)
         return;
-    bool committed = f->token == s;
-    s->flight = NULL;
-    f->carriers--;
-    if (!committed)
-        return;
-    let_others_go(l, NULL);
-    flight_apply_unknown(f, s->transaction.replies, &s->target.address);
-    figure_add(&l->worker->shared.figures.outcomes_unknown, 1);
+    if (l->is_aside)
+        lane_finish_aside(l);
+    else if (lane_find_carrier(l) == NULL && lane_leave_idle(l))
+        lane_finish(l); /* else called already: the mail on its way restarts the lane */
 }
 
 void lane_on_end(struct lane *l, struct session *s, enum session_end end, const struct reply *reply)
 {
+    if (end == END_DOWN && smtp_client_said_goodbye(s->smtp))
+        end = END_BUSY;
     bool stale = was_stale(s, end);
     bool in_clear_next = end == END_TLS_FAILED && !s->in_clear &&
                          l->worker->config->delivery.tls == CONFIG_TLS_OPPORTUNISTIC;
@@ -646,22 +537,22 @@ void lane_on_end(struct lane *l, struct session *s, enum session_end end, const 
                                      : "next exchange");
     if (!stale && end != END_LOCAL && end != END_TLS_POLICY)
         recovery_tell(l->worker, &s->target, recovery_event_of(s, end));
-    note_failure(l, reply, end == END_REFUSING);
+    lane_note_failure(l, reply, end == END_REFUSING);
     count_ready(l, s, false);
-    lose_carrier(l, s);
-    if (l->idling) {
-        if (lane_leave_idle(l))
-            lane_finish(l);
-        return; /* called already: the mail on its way restarts the lane */
+    lane_lose_handed_over(l, s);
+    lane_lose_carrier(l, s);
+    if (l->is_aside || l->idling) {
+        end_at_rest(l);
+        return;
     }
     if (in_clear_next && try_target(l, &s->target, true, s->probe) != NULL)
         return;
-    if (stale && list_empty(&l->sessions))
+    if (stale && is_deserted(l))
         l->next_target = 0;
     if (l->flight != NULL && l->flight->carriers == 0 && !flight_has_untried(l->flight))
-        flight_over(l, l->flight->unknown ? s : NULL);
+        lane_flight_over(l, l->flight->unknown ? s : NULL);
     else
-        go_on(l);
+        lane_go_on(l);
 }
 
 /* ---- idling ---- */
@@ -704,10 +595,10 @@ void lane_called(struct idle_lane *idle)
         release(l);
         return;
     }
-    struct session *s = find_carrier(l);
+    struct session *s = lane_find_carrier(l);
     if (s != NULL)
-        take_next(l, s);
-    else if (list_empty(&l->sessions))
+        lane_take_next(l, s);
+    else if (is_deserted(l))
         lane_restart(l);
 }
 
@@ -721,30 +612,51 @@ static void on_call(struct mail *mail, void *owner)
 
 void lane_drain(struct lane *l)
 {
-    if (l->flight != NULL)
-        return; /* take_next ends the lane behind it */
+    if (l->flight != NULL || l->is_aside)
+        return; /* lane_take_next ends the lane behind it */
     if (!l->idling || lane_leave_idle(l))
         lane_finish(l);
+}
+
+/* The schedule frees its deliveries; the spool still has the message. */
+static void abandon_flight(struct flight **f)
+{
+    if (*f == NULL)
+        return;
+    (*f)->carriers = 0;
+    while (list_pop_front(&(*f)->deliveries) != NULL)
+        continue;
+    flight_destroy(f);
+}
+
+static void abandon_session(struct lane *l, struct session *s)
+{
+    count_ready(l, s, false);
+    for (struct link *i = s->carriages.next; i != &s->carriages; i = i->next) {
+        struct carriage *c = CONTAINER_OF(i, struct carriage, link);
+        if (c->flight != s->flight)
+            abandon_flight(&c->flight);
+    }
+    s->flight = NULL;
+    s->handed_over = 0;
+    session_drop(s);
 }
 
 void lane_abandon(struct lane *l)
 {
     bool called = l->idling && !lane_leave_idle(l);
-    for (struct link *i; (i = list_pop_front(&l->sessions)) != NULL;) {
-        struct session *s = CONTAINER_OF(i, struct session, lane_link);
-        count_ready(l, s, false);
-        s->flight = NULL;
-        session_drop(s);
+    for (struct link *i; (i = list_pop_front(&l->sessions)) != NULL;)
+        abandon_session(l, CONTAINER_OF(i, struct session, lane_link));
+    abandon_flight(&l->flight);
+    for (struct link *i; (i = list_pop_front(&l->returned)) != NULL;) {
+        struct flight *f = CONTAINER_OF(i, struct flight, link);
+        abandon_flight(&f);
     }
-    if (l->flight != NULL) {
-        l->flight->carriers = 0;
-        while (list_pop_front(&l->flight->deliveries) != NULL)
-            continue; /* the schedule frees them; the spool still has the message */
-        flight_destroy(&l->flight);
-    }
-    (void)destination_lane_end(l->destination, true);
-    destination_release(&l->destination);
-    route_release(&l->route);
+    if (l->counted_aside)
+        destination_aside_over(l->destination);
+    if (!l->is_aside)
+        (void)destination_lane_end(l->destination, true);
+    drop_references(l);
     if (called)
         l->abandoned = true; /* freed when its call arrives */
     else

@@ -152,7 +152,7 @@ static bool make_place(struct lane *l, const struct address *a)
         if (!address_same_ip(&s->target.address, a))
             continue;
         parked++;
-        if (oldest == NULL && s->flight == NULL)
+        if (oldest == NULL && s->in_flight == 0)
             oldest = s;
     }
     if (parked < LANE_SESSIONS_PER_ADDRESS_MAX)
@@ -164,8 +164,7 @@ static bool make_place(struct lane *l, const struct address *a)
 
 static bool may_help(const struct lane *l, const struct target *t, unsigned served)
 {
-    return t->exchange->preference < served &&
-           !(l->elsewhere && address_same_ip(&t->address, &l->asked));
+    return t->exchange->preference < served && !lane_has_asked(l, &t->address);
 }
 
 /* Connects to the first address that is worth it, beside what is parked; a probe never runs alone
@@ -223,7 +222,7 @@ void recovery_on_look(struct timer *timer, void *owner)
 {
     struct lane *l = CONTAINER_OF(timer, struct lane, look_timer);
     ASSERT(owner == l->worker);
-    if (l->idling || l->worker->outbound->draining)
+    if (l->idling || l->is_aside || l->worker->outbound->draining)
         return;
     look(l);
     recovery_look_later(l);

@@ -3,15 +3,14 @@
 #include "core/base/assert.h"
 #include "workers/chronicle.h"
 #include "workers/outbound/lane.h"
-#include "workers/outbound/observer.h"
 #include "workers/outbound/outbound.h"
 #include "workers/outbound/recovery.h"
+#include "workers/outbound/session_priv.h"
 
 #include <stdlib.h>
 
 enum {
     CONNECT_LIMIT_MS = 30000, /* RFC 5321 names none; a SYN that takes longer is not coming back */
-    BODY_BLOCK_BYTES = 64 * 1024, /* the body's limit holds for each block (RFC 5321 4.5.3.2.5) */
     OUT_BYTES_MAX =
         256 * 1024,       /* commands of one pipelined group: 100 recipients with DSN options */
     PUMP_ROUNDS_MAX = 32, /* bounded work per wake-up */
@@ -31,7 +30,7 @@ const char *session_phase_name(const struct session *s)
 
 /* ---- telling an observer ---- */
 
-static void tell(const struct session *s, struct observed what)
+void session_tell(const struct session *s, struct observed what)
 {
     struct observer *o = s->worker->parts->observer;
     if (o == NULL)
@@ -41,12 +40,17 @@ static void tell(const struct session *s, struct observed what)
     o->on_event(o, &what);
 }
 
-/* Writes what the machine wants said; NET_OK when all of it is with the kernel. */
-static enum net_status write_out(struct session *s)
+void session_tell_unseen(struct session *s)
 {
     struct slice unseen = slice_skip(buf_slice(&s->out), s->out_told);
     if (s->worker->parts->observer != NULL && unseen.len > 0)
-        tell(s, (struct observed){.kind = OBSERVED_SENT, .bytes = unseen});
+        session_tell(s, (struct observed){.kind = OBSERVED_SENT, .bytes = unseen});
+    s->out_told = buf_len(&s->out);
+}
+
+enum net_status session_write_out(struct session *s)
+{
+    session_tell_unseen(s);
     enum net_status status = conn_flush(&s->conn, &s->out);
     s->out_told = buf_len(&s->out);
     return status;
@@ -114,12 +118,15 @@ static void on_ready(struct watch *watch, unsigned events)
     pump(s);
 }
 
-static void arm(struct session *s, uint64_t limit_ms, enum health_phase phase)
+void session_arm(struct session *s, uint64_t limit_ms, enum health_phase phase)
 {
     s->slow = false;
     s->phase_began_ms = s->worker->now_ms;
     timer_arm(&s->worker->timers, &s->limit, s->worker->now_ms + limit_ms);
     uint32_t patience = health_patience_ms(s->worker->parts->health, &s->target.address, phase);
+    uint64_t longest = s->worker->config->delivery.patience_max_ms;
+    if (s->flight != NULL && patience > longest) /* it is not only the committed one that waits */
+        patience = (uint32_t)longest;
     timer_arm(&s->worker->timers, &s->patience, s->worker->now_ms + patience);
 }
 
@@ -140,6 +147,7 @@ struct session *session_open(struct lane *lane, const struct target *target, boo
     s->times = (struct session_times){NOT_REACHED, NOT_REACHED, NOT_REACHED, NOT_REACHED};
     list_init(&s->lane_link);
     list_init(&s->again_link);
+    list_init(&s->carriages);
     timer_init(&s->limit, on_limit);
     timer_init(&s->patience, on_patience);
     int fd = -1;
@@ -166,8 +174,8 @@ struct session *session_open(struct lane *lane, const struct target *target, boo
     s->number = atomic_load_explicit(&w->shared.figures.sessions_total, memory_order_relaxed);
     health_count_session(w->parts->health, &target->address, 1);
     chronicle_connect(w->parts->chronicle, &target->address, target->exchange->name);
-    arm(s, CONNECT_LIMIT_MS, HEALTH_CONNECT);
-    tell(s, (struct observed){.kind = OBSERVED_CONNECTING});
+    session_arm(s, CONNECT_LIMIT_MS, HEALTH_CONNECT);
+    session_tell(s, (struct observed){.kind = OBSERVED_CONNECTING});
     return s;
 }
 
@@ -177,7 +185,7 @@ static void close_now(struct session *s)
         return;
     struct worker *w = s->worker;
     if (s->ended_in == NULL) /* a failure is told by the lane */
-        tell(s, (struct observed){.kind = OBSERVED_CLOSED});
+        session_tell(s, (struct observed){.kind = OBSERVED_CLOSED});
     s->stage = SESSION_CLOSED;
     s->ready = false;
     timer_disarm(&w->timers, &s->limit);
@@ -195,10 +203,10 @@ static void close_now(struct session *s)
 
 void session_destroy(struct session *s)
 {
-    ASSERT(s->stage == SESSION_CLOSED && s->flight == NULL);
+    ASSERT(s->stage == SESSION_CLOSED && s->flight == NULL && s->handed_over == 0);
     smtp_client_destroy(&s->smtp);
+    session_free_carriages(s);
     buf_fini(&s->out);
-    free(s->transaction.replies);
     free(s);
 }
 
@@ -207,6 +215,7 @@ void session_fail(struct session *s, enum session_end why, const struct reply *r
 {
     struct lane *lane = s->lane;
     s->ended_in = session_phase_name(s);
+    session_show_end(s, why);
     close_now(s);
     if (lane != NULL)
         lane_on_end(lane, s, why, reply);
@@ -214,7 +223,7 @@ void session_fail(struct session *s, enum session_end why, const struct reply *r
         recovery_tell(s->worker, &s->target, recovery_event_of(s, why));
 }
 
-static void end_by_net(struct session *s, enum net_status status)
+void session_end_by_net(struct session *s, enum net_status status)
 {
     struct reply reply = reply_of(status, &s->target);
     session_fail(s, status == NET_NO_RESOURCES ? END_LOCAL : END_DOWN, &reply);
@@ -222,7 +231,7 @@ static void end_by_net(struct session *s, enum net_status status)
 
 static void leave_lane(struct session *s)
 {
-    ASSERT(s->flight == NULL);
+    ASSERT(s->flight == NULL && s->handed_over == 0);
     list_remove(&s->lane_link);
     s->lane = NULL;
 }
@@ -258,7 +267,7 @@ void session_quit(struct session *s)
     smtp_client_quit(s->smtp);
     timer_disarm(&s->worker->timers, &s->patience);
     timer_arm(&s->worker->timers, &s->limit, s->worker->now_ms + smtp_phase_limit_ms(SMTP_QUIT));
-    enum net_status status = write_out(s);
+    enum net_status status = session_write_out(s);
     if (status != NET_OK && status != NET_AGAIN)
         close_now(s);
 }
@@ -282,6 +291,7 @@ static enum health_phase health_phase_of(enum smtp_phase phase)
     case SMTP_DATA:
     case SMTP_BODY:
     case SMTP_DOT:
+    case SMTP_BDAT:
     case SMTP_RSET:
     case SMTP_QUIT:
     case SMTP_CLOSED:
@@ -290,33 +300,39 @@ static enum health_phase health_phase_of(enum smtp_phase phase)
     return HEALTH_COMMAND;
 }
 
-/* A reply came: what it tells of the host's usual pace. The final dot's time is the content's, not
- * the host's. */
-static void learn(struct session *s, enum smtp_phase answered)
+/* A reply came: what it tells of the host's usual pace. What was sent behind something else has an age of
+ * its own, and says nothing of it. */
+static void learn(struct session *s, enum smtp_phase answered, const struct carriage *of)
 {
     uint64_t took = s->worker->now_ms - s->phase_began_ms;
     uint32_t ms = took < NOT_REACHED ? (uint32_t)took : NOT_REACHED - 1;
+    enum health_phase phase = health_phase_of(answered);
     if (answered == SMTP_GREETING)
         s->times.greeting_ms = ms;
     else if (answered == SMTP_EHLO || answered == SMTP_HELO)
         s->times.ehlo_ms = ms;
     else if (answered == SMTP_TLS)
         s->times.tls_ms = ms;
-    if (answered != SMTP_BODY && answered != SMTP_DOT && answered != SMTP_QUIT)
-        health_learn(s->worker->parts->health, &s->target.address, health_phase_of(answered), ms);
+    if (of != NULL && of->sent)
+        phase = HEALTH_COMMIT;
+    else if (answered == SMTP_BODY || answered == SMTP_DOT || answered == SMTP_QUIT ||
+             (of != NULL && of->was_behind && answered == SMTP_MAIL))
+        return;
+    health_learn(s->worker->parts->health, &s->target.address, phase, ms);
 }
 
-/* One deadline per awaited reply: armed when the machine waits for another one than before. */
-static void watch_time(struct session *s)
+void session_watch_time(struct session *s, const struct carriage *done)
 {
     if (s->stage == SESSION_CLOSED || s->closing)
         return;
+    const struct carriage *first =
+        list_empty(&s->carriages) ? NULL : CONTAINER_OF(s->carriages.next, struct carriage, link);
     enum smtp_phase phase = smtp_client_phase(s->smtp);
     uint64_t replies = smtp_client_replies(s->smtp);
     if (phase == s->phase_seen && replies == s->replies_seen)
         return;
     if (replies != s->replies_seen || s->phase_seen == SMTP_TLS)
-        learn(s, s->phase_seen);
+        learn(s, s->phase_seen, done != NULL ? done : first);
     s->phase_seen = phase;
     s->replies_seen = replies;
     if (phase == SMTP_READY || phase == SMTP_CLOSED) {
@@ -324,8 +340,11 @@ static void watch_time(struct session *s)
         timer_disarm(&s->worker->timers, &s->patience);
         return;
     }
-    arm(s, smtp_phase_limit_ms(phase), health_phase_of(phase));
-    if (phase == SMTP_DOT) /* behind the commit point nothing is raced */
+    bool committed = first != NULL && first->sent;
+    /* RSET alone is soon given up; in front of a message that is under way it has a command's time. */
+    enum smtp_phase limit = committed && phase == SMTP_RSET ? SMTP_MAIL : phase;
+    session_arm(s, smtp_phase_limit_ms(limit), committed ? HEALTH_COMMIT : health_phase_of(phase));
+    if (phase == SMTP_DOT && !committed) /* an empty content, for nobody */
         timer_disarm(&s->worker->timers, &s->patience);
 }
 
@@ -344,10 +363,18 @@ static void on_patience(struct timer *timer, void *owner)
 {
     struct session *s = CONTAINER_OF(timer, struct session, patience);
     ASSERT(owner == s->worker);
+    if (session_is_committed(s)) { /* nothing is raced; but others need not wait behind it */
+        lane_on_late(s->lane, s);
+        return;
+    }
+    if (session_is_unheard(s)) {
+        lane_on_misfire(s->lane, s);
+        return;
+    }
     s->slow = true;
-    tell(s, (struct observed){.kind = OBSERVED_SLOW,
-                              .bytes = slice_str(session_phase_name(s)),
-                              .amount = s->worker->now_ms - s->phase_began_ms});
+    session_tell(s, (struct observed){.kind = OBSERVED_SLOW,
+                                      .bytes = slice_str(session_phase_name(s)),
+                                      .amount = s->worker->now_ms - s->phase_began_ms});
     if (s->lane != NULL) {
         lane_on_patience(s->lane, s);
         return;
@@ -358,82 +385,12 @@ static void on_patience(struct timer *timer, void *owner)
     close_now(s);
 }
 
-/* ---- transactions ---- */
-
-void session_carry(struct session *s, struct flight *f)
-{
-    ASSERT(s->ready && s->flight == NULL && f->batch_count > 0);
-    struct reply *replies = reallocarray(s->transaction.replies, f->batch_count, sizeof *replies);
-    if (replies == NULL) {
-        struct reply reply = reply_local(LOCAL_NO_RESOURCES);
-        session_fail(s, END_LOCAL, &reply);
-        return;
-    }
-    memset(replies, 0, f->batch_count * sizeof *replies);
-    s->transaction = (struct smtp_transaction){.envelope = &f->envelope,
-                                               .recipients = f->batch_recipients,
-                                               .replies = replies,
-                                               .recipient_count = f->batch_count};
-    s->flight = f;
-    f->carriers++;
-    s->ready = false;
-    s->messages++;
-    s->transaction_began_ms = s->worker->now_ms;
-    figure_add(&s->worker->shared.figures.transactions, 1);
-    smtp_client_begin(s->smtp, &s->transaction);
-    watch_time(s);
-    enum net_status status = write_out(s);
-    if (status != NET_OK && status != NET_AGAIN)
-        end_by_net(s, status);
-}
-
-static bool take_token(void *context)
-{
-    struct session *s = context;
-    return flight_take_token(s->flight, s);
-}
-
-/* Sends what goes of the body. False: the session is over. */
-static bool send_body(struct session *s)
-{
-    uint64_t before = s->body.sent;
-    enum body_status status = body_send(&s->body, &s->conn, s->worker->reader, take_token, s);
-    if (!s->body.committed)
-        flight_return_token(s->flight, s);
-    switch (status) {
-    case BODY_SENT:
-        s->sending_body = false;
-        tell(s, (struct observed){.kind = OBSERVED_CONTENT, .amount = s->body.sent});
-        smtp_client_body_sent(s->smtp);
-        return true;
-    case BODY_AGAIN:
-        if (before / BODY_BLOCK_BYTES != s->body.sent / BODY_BLOCK_BYTES)
-            arm(s, smtp_phase_limit_ms(SMTP_BODY), HEALTH_COMMAND);
-        return true;
-    case BODY_NO_TOKEN: {
-        /* Another session was first to the commit point: the lane lets this one go when that one is
-         * done. */
-        s->sending_body = false;
-        return true;
-    }
-    case BODY_DAMAGED: {
-        struct reply reply = reply_local(LOCAL_SPOOL_DAMAGED);
-        session_fail(s, END_LOCAL, &reply);
-        return false;
-    }
-    case BODY_LOST:
-        end_by_net(s, s->body.net);
-        return false;
-    }
-    ASSERT(false);
-}
-
 /* ---- the protocol machine's events ---- */
 
 static void on_machine_ready(struct session *s)
 {
     s->ready = true;
-    tell(s, (struct observed){.kind = OBSERVED_READY});
+    session_tell(s, (struct observed){.kind = OBSERVED_READY});
     if (!s->greeted_well) {
         s->greeted_well = true;
         recovery_tell(s->worker, &s->target, HEALTH_EVENT_SUCCESS);
@@ -479,21 +436,30 @@ static void tls_step(struct session *s)
     if (tls_resumed(s->conn.ssl))
         figure_add(&s->worker->shared.figures.tls_resumed, 1);
     s->stage = SESSION_TALKING;
-    tell(s, (struct observed){.kind = OBSERVED_TLS, .note = tls_version(s->conn.ssl)});
+    session_tell(s, (struct observed){.kind = OBSERVED_TLS, .note = tls_version(s->conn.ssl)});
     smtp_client_tls_up(s->smtp);
-    watch_time(s);
+    session_watch_time(s, NULL);
 }
 
 static void start_tls(struct session *s)
 {
     s->stage = SESSION_TLS;
-    watch_time(s);
+    session_watch_time(s, NULL);
     if (s->worker->parts->tls != NULL &&
         conn_tls_start(&s->conn, s->worker->parts->tls, s->target.exchange->name,
                        &s->target.address))
         return;
     struct reply reply = reply_local(LOCAL_NO_RESOURCES);
     session_fail(s, END_LOCAL, &reply);
+}
+
+/* A transaction is over. What is behind a broken-off one is never answered, so that one ends the session. */
+static void on_done(struct session *s, struct carriage *done)
+{
+    lane_on_done(s->lane, s, done);
+    free(done);
+    if (s->stage != SESSION_CLOSED && s->broken_off && s->handed_over == 0)
+        lane_on_broken_off(s->lane, s);
 }
 
 /* Feeds received bytes; handles events until the machine wants more. False: the session is over, or
@@ -504,7 +470,8 @@ static bool feed(struct session *s, struct slice input)
         size_t used = 0;
         enum smtp_client_event event = smtp_client_feed(s->smtp, input, &used);
         input = slice_skip(input, used);
-        watch_time(s);
+        struct carriage *done = event == CLIENT_DONE ? session_take_done(s) : NULL;
+        session_watch_time(s, done);
         switch (event) {
         case CLIENT_MORE:
             return true;
@@ -515,12 +482,10 @@ static bool feed(struct session *s, struct slice input)
             on_machine_ready(s);
             break;
         case CLIENT_BODY:
-            s->sending_body = true;
-            body_begin(&s->body, s->flight->envelope.id, s->flight->envelope.size_bytes,
-                       (s->flight->envelope.flags & ENVELOPE_HAS_DOTS) != 0);
+            session_begin_content(s);
             break;
         case CLIENT_DONE:
-            lane_on_done(s->lane, s);
+            on_done(s, done);
             break;
         case CLIENT_FAILED:
             session_fail(s, end_of(smtp_client_trouble(s->smtp)), smtp_client_last_reply(s->smtp));
@@ -541,17 +506,17 @@ static void connected(struct session *s)
     if (status == NET_AGAIN)
         return;
     if (status != NET_OK) {
-        end_by_net(s, status);
+        session_end_by_net(s, status);
         return;
     }
     uint64_t took = s->worker->now_ms - s->phase_began_ms;
     s->times.connect_ms = (uint32_t)took;
     health_learn(s->worker->parts->health, &s->target.address, HEALTH_CONNECT, (uint32_t)took);
     s->stage = SESSION_TALKING;
-    tell(s, (struct observed){.kind = OBSERVED_CONNECTED, .amount = took});
+    session_tell(s, (struct observed){.kind = OBSERVED_CONNECTED, .amount = took});
     s->phase_seen = SMTP_CLOSED; /* so that the greeting arms its own deadlines */
     s->replies_seen = smtp_client_replies(s->smtp);
-    watch_time(s);
+    session_watch_time(s, NULL);
 }
 
 /* Reads once and feeds. False: nothing more to do now, or the session is over. */
@@ -562,11 +527,11 @@ static bool receive(struct session *s)
     if (status == NET_AGAIN)
         return false;
     if (status != NET_OK) {
-        end_by_net(s, status);
+        session_end_by_net(s, status);
         return false;
     }
     struct slice input = slice_of(s->worker->scratch, len);
-    tell(s, (struct observed){.kind = OBSERVED_RECEIVED, .bytes = input});
+    session_tell(s, (struct observed){.kind = OBSERVED_RECEIVED, .bytes = input});
     return feed(s, input);
 }
 
@@ -574,7 +539,7 @@ static bool receive(struct session *s)
 static void pump_closing(struct session *s)
 {
     size_t len = 0;
-    enum net_status status = write_out(s);
+    enum net_status status = session_write_out(s);
     if (status == NET_OK && s->conn.readable)
         status = conn_read(&s->conn, s->worker->scratch, WORKER_SCRATCH_BYTES, &len);
     if ((status != NET_OK && status != NET_AGAIN) || len > 0)
@@ -583,24 +548,34 @@ static void pump_closing(struct session *s)
 
 static bool flush(struct session *s)
 {
-    enum net_status status = write_out(s);
+    enum net_status status = session_write_out(s);
     if (status == NET_OK || status == NET_AGAIN) {
         if (status == NET_OK)
             buf_shrink(&s->out);
         return true;
     }
-    end_by_net(s, status);
+    session_end_by_net(s, status);
     return false;
+}
+
+/* Writes all that may go now: contents, which take the commands around them along; commands; more messages,
+ * where there is mail and trust. False: the session is over. */
+static bool write_all(struct session *s)
+{
+    if (s->sending == NULL && !flush(s))
+        return false;
+    if (s->sending != NULL && !session_send_content(s))
+        return false;
+    session_refill(s);
+    return s->stage != SESSION_CLOSED;
 }
 
 static void talk(struct session *s)
 {
     for (int round = 0; round < PUMP_ROUNDS_MAX; round++) {
-        if (!flush(s))
+        if (!write_all(s))
             return;
-        if (s->sending_body && buf_len(&s->out) == 0 && !send_body(s))
-            return;
-        watch_time(s);
+        session_watch_time(s, NULL);
         if (!s->conn.readable)
             return;
         if (!receive(s))
@@ -609,11 +584,9 @@ static void talk(struct session *s)
     if (s->stage == SESSION_TLS || s->stage == SESSION_CLOSED || s->closing)
         return;
     /* Answers to what the last read brought; more input is left to the next turn. */
-    if (flush(s) && s->sending_body && buf_len(&s->out) == 0)
-        (void)send_body(s);
-    if (s->stage == SESSION_CLOSED)
+    if (!write_all(s))
         return;
-    watch_time(s);
+    session_watch_time(s, NULL);
     /* No new edge tells of what is there already, least of all where TLS holds it. */
     if (s->stage == SESSION_TALKING && !s->closing && s->conn.readable)
         if (list_empty(&s->again_link))
@@ -632,7 +605,7 @@ static void pump(struct session *s)
         talk(s);
     if (s->stage == SESSION_TLS) /* 220 to STARTTLS was just read: begin */
         tls_step(s);
-    if (s->stage == SESSION_TALKING && !s->closing && buf_len(&s->out) > 0)
+    if (s->stage == SESSION_TALKING && !s->closing && s->sending == NULL && buf_len(&s->out) > 0)
         (void)flush(s);
 }
 

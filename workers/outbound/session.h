@@ -1,11 +1,15 @@
-/* One connection to one mail exchange: connect, greeting, EHLO, TLS, transactions. It drives the
- * pure protocol machine (smtp/client.h) over a connection, with two deadlines that no trickle
- * moves:
+/* One connection to one mail exchange: connect, greeting, EHLO, TLS, transactions (carriage.h). It
+ * drives the pure protocol machine (smtp/client.h) over a connection, with two deadlines that no
+ * trickle moves:
  *
  *   limit     the absolute time limit of the reply awaited (RFC 5321 4.5.3.2): the session is over
  *   patience  how long this host usually takes, learned per host (health.h): the lane looks
- *             elsewhere, and this
- *             session goes on beside
+ *             elsewhere, and this session goes on beside
+ *
+ * Both run for the oldest command without a reply, from when it was sent or from the reply before it.
+ * What is bound behind a content's end was sent in the same write as that end, so the patience with
+ * the end's reply is its patience, too: it waits no longer for somebody else's outcome than it would
+ * for its own.
  *
  *   CONNECTING -> TALKING <-> TLS -> TALKING ... -> CLOSED
  *
@@ -17,7 +21,7 @@
 
 #include "smtp/client.h"
 #include "workers/outbound/body.h"
-#include "workers/outbound/flight.h"
+#include "workers/outbound/carriage.h"
 #include "workers/outbound/order.h"
 #include "workers/worker.h"
 
@@ -72,20 +76,24 @@ struct session {
     uint32_t messages;    /* transactions begun */
     const char *ended_in; /* phase it failed in, for the log */
 
-    struct flight *flight; /* being carried, or NULL */
-    struct smtp_transaction transaction;
-    bool sending_body;
-    struct body body;
-    uint64_t transaction_began_ms;
+    struct flight *flight;    /* the lane's current one, if this carries it, or NULL */
+    struct link carriages;    /* all that it carries, oldest first (carriage.h) */
+    unsigned in_flight;       /* of them, and of those: */
+    unsigned handed_over;     /* not the lane's any more */
+    unsigned answered;        /* transactions over, so far */
+    bool retiring;            /* the lane is done with it, but not it with what was handed over */
+    bool broken_off;          /* the newest carriage has lost its flight: nothing can follow it */
+    bool sent_ahead;          /* has sent something before what went before it was answered */
+    bool binding_ahead;       /* is about to write a content's end, and asks for what follows */
+    struct carriage *sending; /* whose content is being sent, or NULL */
+    struct body body;         /* of that one */
+    uint64_t transaction_began_ms; /* of the last one that was over */
 };
 
 /* Connects. NULL where nothing could be opened: `*failure_out` says why, and `*host_fault_out`
  * whether the host is to blame (rather than our own want of descriptors). */
 struct session *session_open(struct lane *lane, const struct target *target, bool in_clear,
                              struct reply *failure_out, bool *host_fault_out);
-
-/* In ready only: carries the flight's current batch. */
-void session_carry(struct session *s, struct flight *f);
 
 /* Reads on where a turn's bound cut it short. */
 void session_read_on(struct session *s);
@@ -96,10 +104,11 @@ void session_quit(struct session *s);
 /* Ends it as if it had failed by itself: the lane is told. */
 void session_fail(struct session *s, enum session_end end, const struct reply *reply);
 
-/* Closes at once: a race was lost with a transaction under way. No more calls to the lane. */
+/* Closes at once: a race was lost with a transaction under way, or one was broken off. No more calls to the
+ * lane. */
 void session_drop(struct session *s);
 
-/* Has it sent the last byte of its flight's content? */
+/* Has it sent the last byte of its current flight's content? */
 static inline bool session_has_committed(const struct session *s)
 {
     return s->flight != NULL && s->flight->token == s;
