@@ -14,7 +14,7 @@ BUILD_PACKAGES := gcc libc6-dev pkg-config libunbound-dev libjemalloc-dev liblmd
                   libidn2-dev libjansson-dev libsystemd-dev libseccomp-dev libmicrohttpd-dev zlib1g-dev libcurl4-openssl-dev
 RUN_PACKAGES   := dns-root-data
 TEST_PACKAGES  := libcmocka-dev libxxhash-dev nsd postfix swaks openssl python3 curl prometheus iproute2 clang \
-                  libclang-rt-14-dev procps libnss-wrapper
+                  libclang-rt-14-dev procps libnss-wrapper haproxy
 TIDY_PACKAGES  := libcmocka-dev libxxhash-dev clang-tidy clang-format python3 git
 BENCH_PACKAGES := libxxhash-dev nsd postfix openssl python3 iproute2 util-linux procps gnuplot-nox linux-perf valgrind git
 DEMO_PACKAGES  := nsd postfix swaks python3

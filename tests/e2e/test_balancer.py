@@ -1,0 +1,77 @@
+"""Two relays behind HAProxy: one is drained, then one killed, under load. Senders see 250, a clean 421, or have to connect
+again; nothing that was accepted is lost; the client's own address is in Received and in the log."""
+
+from __future__ import annotations
+
+import email
+
+from balancer import Fleet
+from harness import E2ETest, content_of, main, scaled, wait_until
+
+SENDERS = 8
+DOMAINS = 10
+
+
+class Balanced(E2ETest):
+    limit_s = 120
+
+    def fleet(self) -> Fleet:
+        world = self.world()
+        addresses = [world.exchange("good") for _ in range(4)]
+        names = [world.mx(f"d{n}", addresses[n % 4]) for n in range(DOMAINS)]
+        fleet = Fleet(world, SENDERS, [f"r@{name}" for name in names], content_of(2000))
+        self.addCleanup(fleet.cleanup)
+        return fleet
+
+    def all_arrive(self, fleet: Fleet) -> None:
+        accepted = fleet.finish_load()
+        self.assertEqual(fleet.rude(), [])
+        wait_until(lambda: not fleet.missing(accepted), "every message that got its 250", pause=0.1)
+
+    def test_a_relay_is_drained_and_comes_back(self) -> None:
+        fleet = self.fleet()
+        relay, other = fleet.relays
+        fleet.start_load()
+        fleet.wait_more(scaled(200), relay)
+        relay.terminate()
+        fleet.wait_more(scaled(200), other)
+        fleet.balancer.wait_state(relay.name, "DOWN")
+        relay.start()
+        fleet.balancer.wait_state(relay.name, "UP")
+        fleet.wait_more(scaled(200), relay)
+        self.all_arrive(fleet)
+        fleet.stop()
+        # Nobody was cut off in a transaction: it was finished, or never begun.
+        self.assertEqual([where for where in fleet.seen() if where.startswith("lost") and where != "lost connect"], [])
+        self.assertEqual(fleet.copies(), 0)
+
+    def test_a_relay_is_killed_and_comes_back(self) -> None:
+        fleet = self.fleet()
+        relay, other = fleet.relays
+        fleet.start_load()
+        fleet.wait_more(scaled(200), relay)
+        relay.kill()
+        fleet.wait_more(scaled(200), other)
+        fleet.balancer.wait_state(relay.name, "DOWN")
+        relay.start()
+        fleet.balancer.wait_state(relay.name, "UP")
+        fleet.wait_more(scaled(200), relay)
+        self.all_arrive(fleet)
+        fleet.stop()
+
+    def test_the_clients_own_address_is_in_received_and_in_the_log(self) -> None:
+        fleet = self.fleet()
+        fleet.start_load()
+        fleet.wait_more(2 * SENDERS)
+        self.all_arrive(fleet)
+        for line in fleet.world.exchanges.accepted():
+            source = line["message_id"].lstrip("<").split("-")[0]
+            received = email.message_from_bytes(fleet.world.exchanges.content(line))["Received"]
+            self.assertIn(f"([{source}])", received)
+        logged = {line["client"] for relay in fleet.relays for line in relay.logged("accepted")}
+        self.assertEqual(logged, {sender.source for sender in fleet.senders})
+        fleet.stop()
+
+
+if __name__ == "__main__":
+    main()
