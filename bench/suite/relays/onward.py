@@ -6,6 +6,7 @@ import getpass
 import os
 import pathlib
 import signal
+import socket
 from typing import Any, ClassVar
 
 from ..surroundings import BINARY, DNS_PORT, SMTP_PORT, require
@@ -43,6 +44,11 @@ class Onward(Relay):
                         "unbound": [f"domain-insecure: {ORIGIN}", "do-not-query-localhost: no"]},
                 "log": {"path": str(self.folder / "onward.log")},
                 "control": {"socket": str(self.folder / "control.sock")}}
+
+    def _listens(self) -> bool:
+        """The control socket comes last."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            return super()._listens() and sock.connect_ex(str(self.folder / "control.sock")) == 0
 
     def ask(self, *arguments: str) -> list[dict[str, Any]]:
         """The objects that a command prints with --json."""
