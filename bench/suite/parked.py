@@ -22,6 +22,8 @@ HUNG_NETWORK = "127.16.0.0/12"
 LIMIT_S = 120.0
 SETTLE_S = 2.0
 PER_NETWORK = 5000
+# Of 20,000 descriptors the relay keeps so many for submitters as are allowed, by default 4,000.
+FEW_SUBMITTERS = {"submission": {"connections_max": 200}}
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Parked(Scenario):
         with Folder() as folder, name_server(folder, records):
             sink = Sink(hung=[HUNG_NETWORK])
             try:
-                with running(Onward, folder, Setting()) as relay:
+                with running(Onward, folder, Setting(onward=FEW_SUBMITTERS)) as relay:
                     return self._look(relay, sink, counts)
             finally:
                 sink.stop()
