@@ -75,7 +75,6 @@ static void note_field(struct smtp_content *c)
         fail(c, SMTP_CONTENT_LOOP); /* RFC 5321 6.3 */
     c->has_date |= head_is(c, SLICE_LIT("date:"));
     c->has_message_id |= head_is(c, SLICE_LIT("message-id:"));
-    c->seen_field = true;
 }
 
 /* Puts in what the header section lacks; then it is over. There is room: every step saw to it. */
@@ -94,15 +93,6 @@ static void end_header(struct smtp_content *c)
     end_fields(c);
     put(c, SLICE_LIT("\r\n"));
     c->header_bytes = (uint32_t)c->bytes;
-}
-
-/* Does the content's first line look like a field ("Name:"), as far as it is known? */
-static bool looks_like_field(struct slice line)
-{
-    size_t n = 0;
-    while (n < line.len && line.ptr[n] > ' ' && line.ptr[n] < 0x7f && line.ptr[n] != ':')
-        n++;
-    return n > 0 && (n == line.len || line.ptr[n] == ':');
 }
 
 /* ---- lines ---- */
@@ -129,6 +119,38 @@ static void put_run(struct smtp_content *c, struct slice run)
     if (c->line_bytes + 2 > c->limits.line_bytes_max)
         fail(c, SMTP_CONTENT_LINE_TOO_LONG);
     put(c, run);
+}
+
+/* The first line is known. Where it is no field there is no header section (RFC 5322 2.2): an own one
+ * goes in front. */
+static void settle_first_line(struct smtp_content *c, bool is_field)
+{
+    c->judged = true;
+    if (!is_field)
+        end_header(c);
+    put_run(c, slice_of(c->first, c->first_len));
+}
+
+/* The first line begins with a name and a colon, or it is no field. Its bytes wait, in whatever pieces
+ * they come, until that is seen. Returns how many of `run` were taken. */
+static size_t judge_first_line(struct smtp_content *c, struct slice run)
+{
+    size_t n = 0;
+    while (n < run.len && c->first_len < SMTP_CONTENT_NAME_MAX && run.ptr[n] > ' ' &&
+           run.ptr[n] < 0x7f && run.ptr[n] != ':')
+        c->first[c->first_len++] = run.ptr[n++];
+    if (n < run.len)
+        settle_first_line(c, run.ptr[n] == ':' && c->first_len > 0 &&
+                                 c->first_len < SMTP_CONTENT_NAME_MAX);
+    return n;
+}
+
+/* It ended before it was judged: without a colon it is no field. A blank one ends a header section. */
+static void end_first_line(struct smtp_content *c)
+{
+    if (!c->judged && c->first_len > 0)
+        settle_first_line(c, false);
+    c->judged = true;
 }
 
 /* Length of the longest prefix without CR, LF and NUL. `*high_out`: it holds a byte over 127. Content is
@@ -177,14 +199,16 @@ static enum smtp_content_status after_cr(struct smtp_content *c, char next)
 
 static size_t insert_room(const struct smtp_content *c)
 {
-    return c->in_header ? c->date_line.len + c->message_id_line.len + 2 : 0;
+    size_t waiting = c->judged ? 0 : c->first_len;
+    return c->in_header ? c->date_line.len + c->message_id_line.len + 2 + waiting : 0;
 }
 
 /* One step at a line's start in DATA mode: a dot is held back until the next byte tells what it is.
  * True: it was used. */
 static bool hold_dot(struct smtp_content *c, char ch)
 {
-    if (c->mode != SMTP_CONTENT_DATA || c->line_bytes > 0 || c->only_dot || ch != '.')
+    bool at_start = c->line_bytes == 0 && (c->judged || c->first_len == 0);
+    if (c->mode != SMTP_CONTENT_DATA || !at_start || c->only_dot || ch != '.')
         return false;
     c->only_dot = true;
     return true;
@@ -200,10 +224,12 @@ static size_t step(struct smtp_content *c, struct slice s, enum smtp_content_sta
         return ch == '\n' ? 1 : 0;
     }
     if (ch == '\r') {
+        end_first_line(c);
         c->after_cr = true;
         return 1;
     }
     if (ch == '\n' || ch == '\0') {
+        end_first_line(c);
         fail(c, ch == '\n' ? SMTP_CONTENT_BARE_LF : SMTP_CONTENT_NUL);
         c->only_dot = false;
         c->line_bytes = 1; /* no bare LF ever makes a line start: that is the point */
@@ -214,6 +240,8 @@ static size_t step(struct smtp_content *c, struct slice s, enum smtp_content_sta
     c->only_dot = false; /* the dot was stuffing: gone, and the line begins with what follows */
     bool high;
     struct slice run = s;
+    if (!c->judged)
+        return judge_first_line(c, slice_take(run, plain_length(run, &high)));
     if (c->error == SMTP_CONTENT_OK)
         run = slice_take(run, room(c) - LINE_START_ROOM - insert_room(c));
     run = slice_take(run, plain_length(run, &high));
@@ -221,21 +249,6 @@ static size_t step(struct smtp_content *c, struct slice s, enum smtp_content_sta
     c->has_utf8_header |= high && c->in_header;
     put_run(c, run);
     return run.len;
-}
-
-/* The very first bytes decide whether there is a header section at all (RFC 5322 2.2: else an own
- * one goes in front). */
-static void judge_first_line(struct smtp_content *c, struct slice rest)
-{
-    bool at_start =
-        c->in_header && !c->seen_field && c->line_bytes == 0 && !c->after_cr && !c->only_dot;
-    if (!at_start || rest.ptr[0] == '\r' || rest.ptr[0] == '.')
-        return;
-    bool high;
-    if (looks_like_field(slice_take(rest, plain_length(rest, &high))))
-        c->seen_field = true;
-    else
-        end_header(c);
 }
 
 /* Nothing is under way, and a line of the body begins. */
@@ -275,7 +288,6 @@ enum smtp_content_status smtp_content_feed(struct smtp_content *c, struct slice 
         if (c->error == SMTP_CONTENT_OK && room(c) <= LINE_START_ROOM + insert_room(c))
             return SMTP_CONTENT_FULL;
         struct slice rest = slice_skip(input, *used_out);
-        judge_first_line(c, rest);
         size_t lines = is_between_lines(c) ? put_plain_lines(c, rest) : 0;
         *used_out += lines > 0 ? lines : step(c, rest, &status);
     }
@@ -292,6 +304,7 @@ enum smtp_content_status smtp_content_finish(struct smtp_content *c)
         return SMTP_CONTENT_FULL;
     if (c->after_cr)
         fail(c, SMTP_CONTENT_BARE_CR);
+    end_first_line(c);
     if (c->line_bytes > 0) { /* BDAT need not end in CRLF; what we pass on must */
         put(c, SLICE_LIT("\r\n"));
         end_line(c);

@@ -10,6 +10,11 @@
 
 #include "core/base/buf.h"
 
+enum {
+    SMTP_CONTENT_NAME_MAX = 76, /* a field's name on the first line: longer ones do not occur */
+    SMTP_CONTENT_OUT_MIN = 84,  /* what `out` must hold at least, besides the lines put in */
+};
+
 enum smtp_content_mode { SMTP_CONTENT_DATA, SMTP_CONTENT_BDAT };
 
 enum smtp_content_error {
@@ -53,11 +58,14 @@ struct smtp_content {
     bool only_dot; /* DATA: the line so far is a single dot, which is held back */
     bool in_header;
     bool has_date, has_message_id;
-    bool seen_field; /* the first line was a header field */
+    bool judged;                       /* it is known whether the first line is a header field */
+    char first[SMTP_CONTENT_NAME_MAX]; /* until then, what it is judged by */
+    uint8_t first_len;
     bool has_8bit, has_dot_lines, has_utf8_header;
 };
 
-/* For a new message. `out` is the driver's. */
+/* For a new message. `out` is the driver's; its bound is at least SMTP_CONTENT_OUT_MIN and
+ * the lines that are put in. */
 void smtp_content_begin(struct smtp_content *c, enum smtp_content_mode mode,
                         const struct smtp_content_limits *limits, struct buf *out);
 

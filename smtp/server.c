@@ -41,6 +41,7 @@ struct smtp_server {
     struct buf line;       /* a command line that arrived in parts */
     uint64_t line_dropped; /* bytes of a line that is too long; 0 = it is not */
     bool esmtp;
+    bool has_quit;
     const struct smtp_refusal *closed; /* no new mail, and why; NULL: it is taken */
     unsigned closed_count;             /* refusals for it, not told yet */
     bool mail_refused; /* for `closed`: what was pipelined behind it is no mistake */
@@ -125,10 +126,16 @@ static void reply_bad(struct smtp_server *s, unsigned code, const char *enhanced
     reply(s, code, enhanced, text);
 }
 
+/* 421 means that the connection ends (RFC 5321 3.8): going on would answer what is pipelined behind it
+ * with a 503, which some clients take for the recipient's. */
 static void reply_closed(struct smtp_server *s)
 {
+    const struct smtp_refusal *why = s->closed;
     s->closed_count++;
-    reply(s, s->closed->code, s->closed->enhanced, s->closed->text);
+    if (why->code == 421)
+        smtp_server_hang_up(s, why->code, why->enhanced, why->text);
+    else
+        reply(s, why->code, why->enhanced, why->text);
 }
 
 /* MAIL, or MAIL and RCPT, must come first. */
@@ -478,6 +485,7 @@ static enum smtp_server_event run(struct smtp_server *s, const struct smtp_comma
     case VERB_QUIT:
         event = abandon(s);
         reply(s, 221, "2.0.0", "Bye");
+        s->has_quit = true;
         move(s, SERVER_CLOSING);
         return event;
     case VERB_VRFY:
@@ -696,6 +704,11 @@ struct slice smtp_server_helo(const struct smtp_server *s)
 bool smtp_server_is_esmtp(const struct smtp_server *s)
 {
     return s->esmtp;
+}
+
+bool smtp_server_has_quit(const struct smtp_server *s)
+{
+    return s->has_quit;
 }
 
 const char *smtp_server_state_name(const struct smtp_server *s)

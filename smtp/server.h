@@ -68,7 +68,8 @@ void smtp_server_hang_up(struct smtp_server *s, unsigned code, const char *enhan
 enum smtp_server_event smtp_server_feed(struct smtp_server *s, struct slice input,
                                         size_t *used_out);
 
-/* While no new mail is taken, MAIL, DATA and such are refused with `why` (borrowed; a 4yz); NULL
+/* While no new mail is taken, MAIL, DATA and such are refused with `why` (borrowed; a 4yz, with
+ * 421 the connection ends); NULL
  * while it is. The driver sets it before a feed. */
 void smtp_server_set_closed(struct smtp_server *s, const struct smtp_refusal *why);
 
@@ -98,6 +99,9 @@ const struct envelope *smtp_server_envelope(const struct smtp_server *s);
 /* What the client called itself at EHLO or HELO; "" before. And whether it was EHLO. */
 struct slice smtp_server_helo(const struct smtp_server *s);
 bool smtp_server_is_esmtp(const struct smtp_server *s);
+
+/* The client has said QUIT: nothing follows. */
+bool smtp_server_has_quit(const struct smtp_server *s);
 
 /* The state, for logs and time limits: greeting, command, content, waiting for durability. */
 const char *smtp_server_state_name(const struct smtp_server *s);

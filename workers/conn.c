@@ -23,6 +23,12 @@ void conn_note(struct conn *c, unsigned events)
     c->writable |= (events & POLLER_WRITABLE) != 0;
 }
 
+void conn_shutdown_write(struct conn *c)
+{
+    ASSERT(c->ssl == NULL);
+    net_shutdown_write(c->fd);
+}
+
 void conn_close(struct conn *c)
 {
     if (c->fd < 0)

@@ -25,6 +25,9 @@ bool conn_open(struct conn *c, struct poller *poller, int fd,
 /* Notes what the poller told; call first in on_ready. */
 void conn_note(struct conn *c, unsigned events);
 
+/* The peer reads an end behind what was written; we go on reading. In clear only. */
+void conn_shutdown_write(struct conn *c);
+
 /* Harmless where it is closed. */
 void conn_close(struct conn *c);
 

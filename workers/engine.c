@@ -8,6 +8,7 @@
 #include "workers/events/events.h"
 #include "workers/inbound/client_counts.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -19,6 +20,9 @@ enum {
         1024 + 64, /* libunbound's outgoing-range (DESIGN.md 8), files, eventfds */
     FLIGHTS_MAX = 512,
     FLIGHT_LIMIT_MS = 20000,
+    DEAF_MS = 100,     /* for handshakes under way to end, and to accept them */
+    HANG_UP_MS = 1000, /* for the workers to do as they are told */
+    LEAVING_MS = 5000, /* for another process to go, once its drain must be over */
 };
 
 /* ---- called by the committer ---- */
@@ -105,6 +109,7 @@ static bool open_spool(struct engine *e, struct error *error)
     struct store_options options = {.path = c->spool.path,
                                     .map_bytes = c->spool.map_size,
                                     .free_floor_bytes = c->spool.free_floor,
+                                    .wait_ms = c->drain_timeout_ms + LEAVING_MS,
                                     .readers_max = c->workers.threads + c->http.threads + 16};
     e->parts.store = store_open(&options, error);
     if (e->parts.store == NULL)
@@ -310,11 +315,40 @@ int engine_start(struct engine *e, const struct config *config, struct log *log,
 
 /* ---- stopping ---- */
 
+static void nap_ms(int ms)
+{
+    (void)poll(NULL, 0, ms);
+}
+
+static void close_listeners(struct engine *e)
+{
+    for (unsigned i = 0; i < e->parts.listener_count; i++)
+        net_close(e->listeners[i]);
+    e->parts.listener_count = 0;
+}
+
+/* Connections that the kernel had taken when it went deaf are accepted meanwhile, and told 421. */
 void engine_drain(struct engine *e)
 {
     intake_drain(e->parts.intake);
+    store_leave(e->parts.store);
+    for (unsigned i = 0; i < e->parts.listener_count; i++)
+        net_listener_deafen(e->listeners[i]);
+    nap_ms(DEAF_MS);
     for (unsigned i = 0; i < e->workers_started; i++)
         (void)worker_drain(&e->workers[i]);
+    for (int i = 0; i < HANG_UP_MS && atomic_load(&e->parts.shared->listening) > 0; i++)
+        nap_ms(1);
+    if (atomic_load(&e->parts.shared->listening) == 0)
+        close_listeners(e);
+}
+
+void engine_hang_up(struct engine *e)
+{
+    for (unsigned i = 0; i < e->workers_started; i++)
+        (void)worker_hang_up(&e->workers[i]);
+    for (int i = 0; i < HANG_UP_MS && atomic_load(&e->parts.shared->submitters) > 0; i++)
+        nap_ms(1);
 }
 
 bool engine_is_quiet(struct engine *e)
@@ -323,13 +357,6 @@ bool engine_is_quiet(struct engine *e)
         if (!worker_is_quiet(&e->workers[i]))
             return false;
     return true;
-}
-
-static void close_listeners(struct engine *e)
-{
-    for (unsigned i = 0; i < e->parts.listener_count; i++)
-        net_close(e->listeners[i]);
-    free(e->listeners);
 }
 
 /* What still waits at a destination is let go: the schedule frees it, and the spool has it. */
@@ -362,6 +389,7 @@ void engine_stop(struct engine *e)
         worker_bury(&e->workers[i]);
     events_stop(&e->parts.events);
     close_listeners(e);
+    free(e->listeners);
     while (e->parts.jobs != NULL && ring_pop(e->parts.jobs) != NULL)
         continue; /* the schedule frees them */
     if (e->parts.destinations != NULL)

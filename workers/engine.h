@@ -33,8 +33,13 @@ bool engine_listen(struct engine *e, const struct config *config, struct error *
 int engine_start(struct engine *e, const struct config *config, struct log *log, bool listen,
                  struct error *error);
 
-/* No new mail and no new transactions; those under way finish. */
+/* No new mail and no new transactions; those under way finish. Whoever has called already is told 421,
+ * further callers are refused. Takes a tenth of a second for that. */
 void engine_drain(struct engine *e);
+
+/* The drain has lasted long enough: submitters are told 421, in whatever they are. Waits a second at
+ * most for that to reach them. */
+void engine_hang_up(struct engine *e);
 
 /* Has everything under way ended since engine_drain? */
 bool engine_is_quiet(struct engine *e);

@@ -187,12 +187,13 @@ static int start(struct relay *r, struct error *error)
     r->log = log_open(c->log.path, error);
     if (r->log == NULL)
         return EX_CANTCREAT;
-    r->http = http_start(c, r->log, error); /* answers from now on: not ready yet */
-    if (r->http == NULL)
-        return EX_UNAVAILABLE;
+    /* First the spool: a process that leaves it is waited for, and until then has the sockets too. */
     int status = engine_start(&r->engine, c, r->log, true, error);
     if (status != 0)
         return status;
+    r->http = http_start(c, r->log, error);
+    if (r->http == NULL)
+        return EX_UNAVAILABLE;
     return start_control(r, error) && http_serve(r->http, &r->engine.parts, r->control, error)
                ? 0
                : EX_UNAVAILABLE;
@@ -264,8 +265,9 @@ static void drain(struct relay *r)
         struct signalfd_siginfo info;
         if (poll(&fd, 1, DRAIN_POLL_MS) > 0 && read(r->signal_fd, &info, sizeof info) > 0 &&
             info.ssi_signo != SIGHUP)
-            return; /* asked a second time: now */
+            break; /* asked a second time: now */
     }
+    engine_hang_up(&r->engine);
 }
 
 static void stop(struct relay *r)

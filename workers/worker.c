@@ -160,6 +160,18 @@ bool worker_drain(struct worker *w)
     return post_order(w, NULL, on_drain);
 }
 
+static void on_hang_up(struct mail *mail, void *owner)
+{
+    struct worker *w = owner;
+    inbound_hang_up(w->inbound);
+    free(CONTAINER_OF(mail, struct order, mail));
+}
+
+bool worker_hang_up(struct worker *w)
+{
+    return post_order(w, NULL, on_hang_up);
+}
+
 bool worker_is_quiet(struct worker *w)
 {
     return atomic_load_explicit(&w->shared.figures.submissions_open, memory_order_relaxed) == 0 &&

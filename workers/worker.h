@@ -57,6 +57,7 @@ struct worker_parts {
     struct {
         _Alignas(64) _Atomic uint64_t next_id; /* of messages */
         _Alignas(64) atomic_uint submitters;   /* open submission connections, all workers */
+        atomic_uint listening;                 /* workers that watch the listeners */
         struct client_counts *clients;         /* per client address; own lock */
     } * shared;
 };
@@ -144,6 +145,9 @@ bool worker_start(struct worker *w, unsigned index, const struct worker_parts *p
 /* Draining: stop listening, tell submitters, finish what is under way. Any thread. False: out of
  * memory. */
 bool worker_drain(struct worker *w);
+
+/* The drain has lasted long enough: hang up on submitters. Any thread. False: out of memory. */
+bool worker_hang_up(struct worker *w);
 
 /* Nothing left to do after worker_drain? Any thread. */
 bool worker_is_quiet(struct worker *w);

@@ -36,7 +36,7 @@ static inline size_t buf_len(const struct buf *b)
 
 static inline struct slice buf_slice(const struct buf *b)
 {
-    return (struct slice){b->ptr + b->start, b->end - b->start};
+    return (struct slice){b->ptr != NULL ? b->ptr + b->start : "", b->end - b->start};
 }
 
 static inline bool buf_ok(const struct buf *b)

@@ -11,4 +11,7 @@ void error_set(struct error *e, const char *format, ...)
     va_start(args, format);
     (void)vsnprintf(e->text, sizeof e->text, format, args);
     va_end(args);
+    for (char *c = e->text; *c != '\0'; c++) /* it may quote what stands in a file */
+        if ((unsigned char)*c < ' ' || *c == 0x7f)
+            *c = '?';
 }

@@ -7,7 +7,7 @@ struct error {
     char text[1024];
 };
 
-/* Sets the text, cut to size. `e` may be NULL. */
+/* Sets the text, one line, cut to size: control characters become '?'. `e` may be NULL. */
 void error_set(struct error *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

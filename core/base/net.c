@@ -1,6 +1,7 @@
 #include "core/base/net.h"
 
 #include <errno.h>
+#include <linux/filter.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <string.h>
@@ -83,6 +84,21 @@ int net_listen(const struct address *a, struct error *error)
         return -1;
     }
     return fd;
+}
+
+void net_listener_deafen(int fd)
+{
+    enum { FLAGS_AT = 13, SYN = 0x02, ACK = 0x10 }; /* of the TCP header (RFC 9293 3.1) */
+    struct sock_filter lines[] = {
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, FLAGS_AT),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, SYN | ACK),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYN, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+    };
+    struct sock_fprog filter = {.len = sizeof lines / sizeof *lines, .filter = lines};
+    /* Without it some callers see a reset: no worse than closing at once. */
+    (void)setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter);
 }
 
 enum net_status net_accept(int listener, int *fd_out, struct address *peer_out)
@@ -175,6 +191,11 @@ enum net_status net_writev(int fd, const struct iovec *parts, int count, size_t 
         if (errno != EINTR)
             return status_of(errno);
     }
+}
+
+void net_shutdown_write(int fd)
+{
+    (void)shutdown(fd, SHUT_WR); /* what it fails for is noticed by the next read */
 }
 
 bool net_has_room(int fd)

@@ -27,6 +27,11 @@ const char *net_status_name(enum net_status status);
  * wildcard. */
 int net_listen(const struct address *a, struct error *error);
 
+/* The kernel takes no further caller for this listener, and says nothing to it: it calls again a second
+ * later, and by then is refused, or has the next process. Closing at once would reset whoever calls
+ * between the last accept and the close. */
+void net_listener_deafen(int fd);
+
 /* NET_OK, NET_AGAIN or NET_NO_RESOURCES. */
 enum net_status net_accept(int listener, int *fd_out, struct address *peer_out);
 
@@ -45,6 +50,9 @@ enum net_status net_writev(int fd, const struct iovec *parts, int count, size_t 
 /* Has the kernel room for a good deal more (a third of its buffer)? Where not, the poller says
  * writable as soon as it has. */
 bool net_has_room(int fd);
+
+/* Nothing more is sent: the peer reads what was, then an end. */
+void net_shutdown_write(int fd);
 
 /* Closes a descriptor; an error cannot be helped. */
 void net_close(int fd);

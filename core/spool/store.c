@@ -12,9 +12,16 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { TABLES = 6, ROOM_CHECK_MS = 100, LEFT_OVERS_PER_TXN = 1000 };
+enum {
+    TABLES = 6,
+    ROOM_CHECK_MS = 100,
+    LEFT_OVERS_PER_TXN = 1000,
+    HOLDER_SIZE = 32,
+    LOCK_NAP_MS = 50
+};
 
 void store_key_id(struct store_key *k, uint64_t id)
 {
@@ -40,10 +47,41 @@ enum store_status store_status_of(int rc)
 
 /* ---- opening ---- */
 
-/* The lock that keeps a second process out; the file names its holder. */
-static bool take_lock(struct store *s, struct error *error)
+static const char LEAVING[] = " leaving";
+
+/* Who holds the lock, as its file says: "1234", or "1234 leaving". */
+static bool write_holder(const struct store *s, const char *state)
 {
-    char path[STORE_PATH_MAX + 8], holder[32] = "";
+    char text[HOLDER_SIZE];
+    int len = snprintf(text, sizeof text, "%ld%s", (long)getpid(), state);
+    return ftruncate(s->lock_fd, 0) == 0 && pwrite(s->lock_fd, text, (size_t)len, 0) == len;
+}
+
+static void read_holder(const struct store *s, char out[HOLDER_SIZE])
+{
+    ssize_t n = pread(s->lock_fd, out, HOLDER_SIZE - 1, 0);
+    out[n > 0 ? n : 0] = '\0';
+}
+
+/* False, with the holder, where another process has it and does not leave in time. */
+static bool wait_for_lock(const struct store *s, uint64_t wait_ms, char holder[HOLDER_SIZE])
+{
+    const struct timespec nap = {.tv_nsec = LOCK_NAP_MS * 1000000L};
+    uint64_t until = clock_mono_ms() + wait_ms;
+    while (flock(s->lock_fd, LOCK_EX | LOCK_NB) != 0) {
+        read_holder(s, holder);
+        if (strstr(holder, LEAVING) == NULL || clock_mono_ms() >= until)
+            return false;
+        (void)nanosleep(&nap, NULL);
+    }
+    return true;
+}
+
+/* The lock that keeps a second process out. One that leaves is waited for: so the next one can be
+ * started before it is gone. */
+static bool take_lock(struct store *s, uint64_t wait_ms, struct error *error)
+{
+    char path[STORE_PATH_MAX + 8], holder[HOLDER_SIZE] = "";
     (void)snprintf(path, sizeof path, "%s/lock", s->path);
     s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (s->lock_fd < 0) {
@@ -51,21 +89,23 @@ static bool take_lock(struct store *s, struct error *error)
                   path);
         return false;
     }
-    if (flock(s->lock_fd, LOCK_EX | LOCK_NB) != 0) {
-        ssize_t n = pread(s->lock_fd, holder, sizeof holder - 1, 0);
-        holder[n > 0 ? n : 0] = '\0';
+    if (!wait_for_lock(s, wait_ms, holder)) {
         error_set(error,
                   "the spool %s is in use by process %s; stop that one first, or give this one a "
                   "spool.path of its own",
                   s->path, holder[0] != '\0' ? holder : "(unknown)");
         return false;
     }
-    int len = snprintf(holder, sizeof holder, "%ld", (long)getpid());
-    if (ftruncate(s->lock_fd, 0) != 0 || pwrite(s->lock_fd, holder, (size_t)len, 0) != len) {
+    if (!write_holder(s, "")) {
         error_set(error, "cannot write %s: %m", path);
         return false;
     }
     return true;
+}
+
+void store_leave(struct store *s)
+{
+    (void)write_holder(s, LEAVING); /* else nobody waits for us, and is told so */
 }
 
 /* Other people's mail is nobody else's business: the folder belongs to us alone. */
@@ -213,8 +253,8 @@ struct store *store_open(const struct store_options *options, struct error *erro
         free(s);
         return NULL;
     }
-    if (!take_lock(s, error) || !open_env(s, options, error) || !open_tables(s, error) ||
-        !remove_left_overs(s, error)) {
+    if (!take_lock(s, options->wait_ms, error) || !open_env(s, options, error) ||
+        !open_tables(s, error) || !remove_left_overs(s, error)) {
         store_close(&s);
         return NULL;
     }

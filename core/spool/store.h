@@ -57,11 +57,16 @@ struct store_options {
     uint64_t map_bytes;        /* address space to reserve */
     uint64_t free_floor_bytes; /* refuse new messages below this much free disk */
     unsigned readers_max;
+    uint64_t
+        wait_ms; /* for a process that has said it leaves (store_leave); another is not waited for */
 };
 
-/* Opens or creates; takes the lock that keeps a second process out. NULL with `error` filled: in
- * use by another process (with its pid), wrong format, no rights, no room. */
+/* Opens or creates; takes the lock that keeps a second process out, for which it may wait. NULL with
+ * `error` filled: in use by another process (with its pid), wrong format, no rights, no room. */
 struct store *store_open(const struct store_options *options, struct error *error);
+
+/* Tells a process that opens the same spool that this one is about to close it. Any thread. */
+void store_leave(struct store *s);
 
 /* No reader and no transaction may be left. Nulls the caller's pointer. */
 void store_close(struct store **s);

@@ -390,6 +390,12 @@ void sim_conn_take(struct sim_conn *c, size_t len)
     c->blocked = false;
 }
 
+void net_shutdown_write(int fd)
+{
+    (void)fd;
+    ASSERT(false); /* only submission does */
+}
+
 void net_close(int fd)
 {
     struct sim_conn *c = conn_of(fd);

@@ -15,7 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { OUT_MAX = 4096, CONTENT_MAX = 64, TRANSCRIPT_MAX = 1 << 16 };
+enum { OUT_MAX = 4096, CONTENT_MAX = 128, TRANSCRIPT_MAX = 1 << 16 };
 
 /* A connection whose driver stores every message and writes down what passes:
  *
@@ -209,6 +209,10 @@ static void a_message_is_taken_however_it_is_cut(void **state)
         {OPEN "Subject: s\r\n\r\nx\r\n.\r\n",
          OPENED "{a@b.c>d@e.f#0:0:Subject: s|Date: now|Message-ID: <i>||x|} 250/2.0.0 "},
         {OPEN ".\r\n", OPENED "{a@b.c>d@e.f#0:0:Date: now|Message-ID: <i>||} 250/2.0.0 "},
+        {OPEN "no header: here\r\n.\r\n", /* known by its second word only */
+         OPENED "{a@b.c>d@e.f#0:0:Date: now|Message-ID: <i>||no header: here|} 250/2.0.0 "},
+        {OPEN "..word\r\n.\r\n",
+         OPENED "{a@b.c>d@e.f#0:8:Date: now|Message-ID: <i>||.word|} 250/2.0.0 "},
         {"HELO c\r\nMAIL FROM:<>\r\n" RCPT "DATA\r\n" HEADER ".\r\n",
          "220 250 250/2.1.0 250/2.1.5 354 {>d@e.f#0:0:Date: x|Message-ID: y||} 250/2.0.0 "},
         {EHLO MAIL RCPT "RCPT TO:<g@h.i>\r\nDATA\r\n" HEADER ".\r\n" MAIL RCPT "DATA\r\n" HEADER
@@ -360,6 +364,29 @@ static void a_closed_relay_refuses_and_holds_nothing_against_what_was_pipelined(
     end(&p);
 }
 
+static void a_relay_that_shuts_down_says_421_once_and_closes(void **state)
+{
+    (void)state;
+    static const struct smtp_refusal leaving = {421, "4.3.2", "Shutting down"};
+    static const char *const behind[] = {"MAIL FROM:<a@b.example>\r\n", "DATA\r\n",
+                                         "BDAT 3 LAST\r\nabc"};
+    for (size_t i = 0; i < sizeof behind / sizeof *behind; i++) {
+        struct play p;
+        char got[TRANSCRIPT_MAX];
+        begin(&p);
+        feed(&p, SLICE_LIT("EHLO x\r\n"));
+        if (i > 0)
+            feed(&p, SLICE_LIT("MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"));
+        smtp_server_set_closed(p.server, &leaving);
+        feed(&p, slice_str(behind[i]));
+        feed(&p, SLICE_LIT("RCPT TO:<c@d.example>\r\nDATA\r\n"));
+        assert_true(slice_to_cstr(buf_slice(&p.transcript), got, sizeof got));
+        assert_string_equal(got, i > 0 ? "220 250 250/2.1.0 250/2.1.5 421/4.3.2 {close} "
+                                       : "220 250 421/4.3.2 {close} ");
+        end(&p);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -370,6 +397,7 @@ int main(void)
         cmocka_unit_test(commands_out_of_turn_are_refused),
         cmocka_unit_test(parameters_reach_the_envelope),
         cmocka_unit_test(a_closed_relay_refuses_and_holds_nothing_against_what_was_pipelined),
+        cmocka_unit_test(a_relay_that_shuts_down_says_421_once_and_closes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

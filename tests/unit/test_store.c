@@ -1,6 +1,7 @@
 #include "core/spool/store_priv.h"
 #include "tests/unit/spool_fixture.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <setjmp.h>
 #include <stdio.h>
@@ -156,6 +157,38 @@ static void a_second_opener_is_told_who_has_it(void **state)
     remove_spool(path);
 }
 
+static void *close_soon(void *context)
+{
+    struct store *s = context;
+    (void)usleep(100000); /* the other one has met the lock by then, or else the test shows less */
+    store_close(&s);
+    return NULL;
+}
+
+static void a_process_that_leaves_is_waited_for(void **state)
+{
+    (void)state;
+    char path[64];
+    struct error error = {{0}};
+    pthread_t thread;
+    make_spool_path(path);
+    struct store_options options = {
+        .path = path, .map_bytes = MAP, .readers_max = 16, .wait_ms = 60000};
+    struct store *s = open_spool(path, MAP, 0);
+    assert_null(store_open(&options, &error)); /* it does not leave: told at once */
+    store_leave(s);
+    options.wait_ms = 1;
+    assert_null(store_open(&options, &error));
+    assert_non_null(strstr(error.text, "leaving"));
+    options.wait_ms = 60000;
+    assert_int_equal(pthread_create(&thread, NULL, close_soon, s), 0);
+    struct store *next = store_open(&options, &error);
+    assert_non_null(next);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    store_close(&next);
+    remove_spool(path);
+}
+
 static void an_unknown_format_is_refused(void **state)
 {
     (void)state;
@@ -271,6 +304,7 @@ int main(void)
         cmocka_unit_test(removing_takes_all_parts_of_one_message_and_of_no_other),
         cmocka_unit_test(chunks_without_an_envelope_are_gone_at_the_next_start),
         cmocka_unit_test(a_second_opener_is_told_who_has_it),
+        cmocka_unit_test(a_process_that_leaves_is_waited_for),
         cmocka_unit_test(an_unknown_format_is_refused),
         cmocka_unit_test(a_full_map_undoes_the_whole_batch_and_room_comes_back),
         cmocka_unit_test(the_floor_of_free_disk_is_looked_at),

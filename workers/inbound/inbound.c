@@ -57,6 +57,8 @@ struct inbound *inbound_create(struct worker *w, struct error *error)
     list_init(&i->graveyard);
     list_init(&i->again);
     inbound_reload(i);
+    i->listening = true;
+    atomic_fetch_add(&parts->shared->listening, 1);
     for (unsigned n = 0; n < parts->listener_count; n++) {
         listeners[n] = (struct listener){.watch.fd = -1, .inbound = i, .index = n};
         if (!poller_add(w->poller, &listeners[n].watch, parts->listeners[n],
@@ -71,8 +73,12 @@ struct inbound *inbound_create(struct worker *w, struct error *error)
 
 static void stop_listening(struct inbound *i)
 {
+    if (!i->listening)
+        return;
+    i->listening = false;
     for (unsigned n = 0; n < i->worker->parts->listener_count; n++)
         poller_remove(i->worker->poller, &i->listeners[n].watch);
+    atomic_fetch_sub(&i->worker->parts->shared->listening, 1);
 }
 
 static void bury(struct inbound *i)
@@ -114,6 +120,15 @@ void inbound_drain(struct inbound *i)
 {
     i->draining = true;
     stop_listening(i);
+}
+
+void inbound_hang_up(struct inbound *i)
+{
+    for (struct link *l = i->submissions.next; l != &i->submissions;) {
+        struct submission *s = CONTAINER_OF(l, struct submission, link);
+        l = l->next;
+        submission_hang_up(s);
+    }
 }
 
 void inbound_abandon(struct inbound *i)

@@ -27,6 +27,7 @@ struct inbound {
     struct link submissions;         /* struct submission */
     struct link graveyard;           /* closed ones without anything outstanding */
     struct link again;               /* have input left to read after a bounded turn */
+    bool listening;
     bool draining;
 };
 
@@ -39,6 +40,9 @@ void inbound_reload(struct inbound *i);
 
 /* Stops listening; tells idle clients 421 and the others as soon as their transaction is over. */
 void inbound_drain(struct inbound *i);
+
+/* The drain has lasted long enough: 421 to all but those whose message is at the committer. */
+void inbound_hang_up(struct inbound *i);
 void inbound_abandon(struct inbound *i);
 
 /* Reads on where a turn was cut short; frees what was closed. True: more to read, so do not sleep.

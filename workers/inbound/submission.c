@@ -14,6 +14,8 @@ enum {
     CHUNKS_OUT_MAX = 2, /* chunks at the committer before the connection is made to wait */
     OUT_BYTES_MAX = 64 * 1024,
     PENDING_BYTES_MAX = 2 * WORKER_SCRATCH_BYTES,
+    CLOSING_MS = 5000, /* for the last reply to go out */
+    LINGER_MS = 2000,  /* for the client to notice it */
 };
 
 static void on_ready(struct watch *watch, unsigned events);
@@ -63,11 +65,11 @@ void submission_destroy(struct submission *s)
 
 static void hang_up(struct submission *s, unsigned code, const char *enhanced, const char *text)
 {
-    if (s->stage == SUBMISSION_CLOSED || s->stage == SUBMISSION_CLOSING)
+    if (s->stage != SUBMISSION_PROXY && s->stage != SUBMISSION_TALKING)
         return;
     smtp_server_hang_up(s->smtp, code, enhanced, text);
     s->stage = SUBMISSION_CLOSING;
-    timer_arm(&s->worker->timers, &s->timer, s->worker->now_ms + 5000);
+    timer_arm(&s->worker->timers, &s->timer, s->worker->now_ms + CLOSING_MS);
 }
 
 /* Is a new connection of no use to its client, or too dear for us? For want of room it is told at
@@ -178,7 +180,7 @@ static void on_timer(struct timer *timer, void *owner)
 {
     struct submission *s = CONTAINER_OF(timer, struct submission, timer);
     struct worker *w = owner;
-    if (s->stage == SUBMISSION_CLOSING || s->stage == SUBMISSION_PROXY) {
+    if (s->stage != SUBMISSION_TALKING) {
         submission_close(s);
         return;
     }
@@ -378,7 +380,7 @@ static void feed(struct submission *s, struct slice input)
             break;
         case SERVER_CLOSE:
             s->stage = SUBMISSION_CLOSING;
-            timer_arm(&s->worker->timers, &s->timer, s->worker->now_ms + 5000);
+            timer_arm(&s->worker->timers, &s->timer, s->worker->now_ms + CLOSING_MS);
             return;
         }
         if (must_wait(s)) {
@@ -452,15 +454,65 @@ static bool flush(struct submission *s)
     return true;
 }
 
-void submission_pump(struct submission *s)
+static void go_on_later(struct submission *s)
+{
+    if (list_empty(&s->again_link))
+        list_push_back(&s->worker->inbound->again, &s->again_link);
+}
+
+/* Until the client closes, or its time is up. */
+static void drop_input(struct submission *s)
 {
     for (int round = 0; round < ROUNDS_MAX; round++) {
-        if (s->stage == SUBMISSION_CLOSED || !flush(s))
+        size_t len = 0;
+        enum net_status status = NET_AGAIN;
+        if (s->conn.readable)
+            status = conn_read(&s->conn, s->worker->scratch, WORKER_SCRATCH_BYTES, &len);
+        if (status == NET_AGAIN)
             return;
-        if (s->stage == SUBMISSION_CLOSING) {
+        if (status != NET_OK) {
             submission_close(s);
             return;
         }
+    }
+    go_on_later(s);
+}
+
+/* The last reply is out. Closing over bytes that were not read resets the connection, and a client that
+ * is still sending then sees an error in the place of the reply. So they are read for a moment; but not
+ * where too many are connected anyway. */
+static void end(struct submission *s)
+{
+    const struct worker *w = s->worker;
+    bool crowded =
+        atomic_load(&w->parts->shared->submitters) > w->config->submission.connections_max;
+    if (smtp_server_has_quit(s->smtp) || crowded) {
+        submission_close(s);
+        return;
+    }
+    conn_shutdown_write(&s->conn);
+    s->stage = SUBMISSION_LINGERING;
+    timer_arm(&s->worker->timers, &s->timer, s->worker->now_ms + LINGER_MS);
+    drop_input(s);
+}
+
+/* The stages in which nothing is fed any more. True: that was all. */
+static bool is_over(struct submission *s)
+{
+    if (s->stage == SUBMISSION_CLOSING)
+        end(s);
+    else if (s->stage == SUBMISSION_LINGERING)
+        drop_input(s);
+    else
+        return false;
+    return true;
+}
+
+void submission_pump(struct submission *s)
+{
+    for (int round = 0; round < ROUNDS_MAX; round++) {
+        if (s->stage == SUBMISSION_CLOSED || !flush(s) || is_over(s))
+            return;
         if (must_wait(s))
             return;
         if (buf_len(&s->pending) > 0 && s->stage == SUBMISSION_TALKING)
@@ -468,14 +520,11 @@ void submission_pump(struct submission *s)
         else if (!s->conn.readable || !receive(s))
             break;
     }
-    if (s->stage == SUBMISSION_CLOSED || !flush(s))
+    if (s->stage == SUBMISSION_CLOSED || !flush(s) || is_over(s))
         return;
-    if (s->stage == SUBMISSION_CLOSING) {
-        submission_close(s);
-    } else if ((s->conn.readable || buf_len(&s->pending) > 0) && !must_wait(s) &&
-               s->stage == SUBMISSION_TALKING) {
-        if (list_empty(&s->again_link))
-            list_push_back(&s->worker->inbound->again, &s->again_link);
+    if ((s->conn.readable || buf_len(&s->pending) > 0) && !must_wait(s) &&
+        s->stage == SUBMISSION_TALKING) {
+        go_on_later(s);
     } else if (!s->in_content) {
         buf_shrink(&s->out);
         buf_shrink(&s->upload.content);
@@ -490,12 +539,19 @@ static void on_ready(struct watch *watch, unsigned events)
     submission_pump(s);
 }
 
-void submission_drain(struct submission *s)
+void submission_hang_up(struct submission *s)
 {
-    if (s->stage == SUBMISSION_PROXY)
-        submission_close(s);
-    if (s->stage != SUBMISSION_TALKING || !smtp_server_is_idle(s->smtp))
+    bool open = s->stage == SUBMISSION_PROXY || s->stage == SUBMISSION_TALKING;
+    if (!open || s->concluding)
         return;
+    if (s->in_content)
+        discard(s);
     hang_up(s, 421, "4.3.2", "This relay is shutting down, try another");
     submission_pump(s);
+}
+
+void submission_drain(struct submission *s)
+{
+    if (smtp_server_is_idle(s->smtp))
+        submission_hang_up(s);
 }

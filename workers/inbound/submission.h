@@ -11,8 +11,9 @@
 enum submission_stage {
     SUBMISSION_PROXY, /* a PROXY header is due from the load balancer */
     SUBMISSION_TALKING,
-    SUBMISSION_CLOSING, /* the last reply is on its way out */
-    SUBMISSION_CLOSED,  /* no connection; perhaps ops at the committer */
+    SUBMISSION_CLOSING,   /* the last reply is on its way out */
+    SUBMISSION_LINGERING, /* it is out; what the client still sends is dropped for a moment */
+    SUBMISSION_CLOSED,    /* no connection; perhaps ops at the committer */
 };
 
 struct submission {
@@ -46,6 +47,9 @@ void submission_pump(struct submission *s);
 
 /* 421 at the next chance: at once where no transaction is under way. */
 void submission_drain(struct submission *s);
+
+/* 421 now, and the transaction is void; but what the committer has of it gets its answer first. */
+void submission_hang_up(struct submission *s);
 
 /* Closes the connection now. What the committer still has comes back and is freed then. */
 void submission_close(struct submission *s);
