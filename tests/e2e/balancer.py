@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import collections
+import http.client
+import json
 import pathlib
 import smtplib
 import socket
@@ -16,6 +18,7 @@ from harness import ORIGIN, ROOT, WAIT_LIMIT, Ports, Process, Relay, World, mess
 
 CONFIGURATION = ROOT / "tests/balancer/haproxy.cfg"
 SENDERS_NET = "127.77.0.0/16"
+TOKEN = "0123456789abcdef0123456789abcdef"
 MESSAGES_PER_SESSION = 25
 REPLY_LIMIT_S = 20.0  # a sender that hears nothing for so long is being held up
 
@@ -25,11 +28,14 @@ class HAProxy:
 
     def __init__(self, folder: pathlib.Path, relays: list["BalancedRelay"]) -> None:
         self.address = ("127.0.0.1", Ports.take())
+        self.http_address = ("127.0.0.1", Ports.take())
         self.stats = folder / "haproxy.sock"
         text = CONFIGURATION.read_text()
-        values = {"STATS_SOCKET": self.stats, "SMTP_ADDRESS": f"127.0.0.1:{self.address[1]}"}
+        values = {"STATS_SOCKET": self.stats, "SMTP_ADDRESS": f"127.0.0.1:{self.address[1]}",
+                  "HTTP_ADDRESS": f"127.0.0.1:{self.http_address[1]}"}
         for number, relay in enumerate(relays, 1):
             values[f"RELAY{number}_SMTP"] = f"127.0.0.1:{relay.port}"
+            values[f"RELAY{number}_HTTP"] = f"127.0.0.1:{relay.http_port}"
             values[f"RELAY{number}_HTTP_PORT"] = relay.http_port
         for name, value in values.items():
             text = text.replace(f"@{name}@", str(value))
@@ -66,29 +72,49 @@ class BalancedRelay(Relay):
         super().__init__(folder, config)
         self.name = name
         self.http_port = Ports.take()
+        tokens = folder / "tokens"
+        tokens.write_text(f"app inject {TOKEN}\n")
+        tokens.chmod(0o600)
         self.write_config(hostname=f"{name}.{ORIGIN}",
                           submission={"listen": [{"address": f"127.0.0.1:{self.port}", "proxy_protocol": True}],
                                       "proxy_from": ["127.0.0.1"], "allow": [SENDERS_NET]},
-                          http={"listen": [{"address": f"127.0.0.1:{self.http_port}"}]})
+                          http={"listen": [{"address": f"127.0.0.1:{self.http_port}"}], "token_file": str(tokens)})
 
 
 class Sender(threading.Thread):
-    """Submits marked messages one after the other from an address of its own, some in each session.
-
-    `seen` counts what it met: "250"; "421 <where>", after which it connects again; "lost <where>", where the connection
-    ended without a word. All else is in `rude`: another reply, or none at all for too long."""
+    """What both kinds of senders have: see SmtpSender and HttpSender."""
 
     def __init__(self, fleet: "Fleet", number: int) -> None:
         super().__init__(daemon=True)
         self.fleet = fleet
         self.source = f"127.77.{number >> 8}.{number & 255}"
+        self.serial = 0
         self.accepted: list[str] = []
         self.seen: collections.Counter[str] = collections.Counter()
         self.rude: list[str] = []
-        self.where = ""
+
+    def recipient(self) -> str:
+        return self.fleet.recipients[self.serial % len(self.fleet.recipients)]
+
+    def name(self) -> str:
+        """The mark of the message that is sent now, and again until it is accepted."""
+        return f"{self.source}-{self.serial}"
+
+    def note_accepted(self, reply: str) -> None:
+        self.accepted.append(self.name())
+        self.seen[reply] += 1
+        self.serial += 1
+
+
+class SmtpSender(Sender):
+    """Submits marked messages one after the other from an address of its own, some in each session.
+
+    `seen` counts what it met: "250"; "421 <where>", after which it connects again; "lost <where>", where the connection
+    ended without a word. All else is in `rude`: another reply, or none at all for too long."""
+
+    where = ""
 
     def run(self) -> None:
-        serial = 0
         while not self.fleet.done.is_set():
             try:
                 self.where = "connect"
@@ -100,8 +126,7 @@ class Sender(threading.Thread):
                     for _ in range(MESSAGES_PER_SESSION):
                         if self.fleet.done.is_set():
                             break
-                        self.submit(client, f"{self.source}-{serial}", serial)
-                        serial += 1
+                        self.submit(client)
                     self.where = "quit"
             except TimeoutError:
                 self.rude.append(f"silent for {REPLY_LIMIT_S:.0f} s at {self.where}")
@@ -117,22 +142,54 @@ class Sender(threading.Thread):
         if reply[0] != code:
             raise smtplib.SMTPResponseException(*reply)
 
-    def submit(self, client: smtplib.SMTP, name: str, serial: int) -> None:
-        recipients = self.fleet.recipients
+    def submit(self, client: smtplib.SMTP) -> None:
         self.where = "mail"
         self.expect(client.mail(f"sender@{ORIGIN}"), 250)
         self.where = "rcpt"
-        self.expect(client.rcpt(recipients[serial % len(recipients)]), 250)
+        self.expect(client.rcpt(self.recipient()), 250)
         self.where = "data"
-        self.expect(client.data(message(name, self.fleet.body)), 250)
-        self.accepted.append(name)
-        self.seen["250"] += 1
+        self.expect(client.data(message(self.name(), self.fleet.body)), 250)
+        self.note_accepted("250")
+
+
+class HttpSender(Sender):
+    """Injects marked messages one after the other, each under an Idempotency-Key of its own, which it repeats until it has
+    a 200. It may meet a 503 (the relay's own, or HAProxy's), HAProxy's 502 where a relay died, or a lost connection."""
+
+    def run(self) -> None:
+        while not self.fleet.done.is_set():
+            connection = http.client.HTTPConnection(*self.fleet.balancer.http_address, timeout=REPLY_LIMIT_S)
+            try:
+                while not self.fleet.done.is_set():
+                    self.inject(connection)
+            except TimeoutError:
+                self.rude.append(f"HTTP: silent for {REPLY_LIMIT_S:.0f} s")
+            except (OSError, http.client.HTTPException):
+                self.seen["HTTP lost"] += 1
+            finally:
+                connection.close()
+
+    def inject(self, connection: http.client.HTTPConnection) -> None:
+        body = {"envelope_sender": f"sender@{ORIGIN}", "recipients": [{"email": self.recipient()}],
+                "content": message(self.name(), self.fleet.body).decode()}
+        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json", "Idempotency-Key": self.name()}
+        connection.request("POST", "/api/inject/v1", json.dumps(body), headers)
+        answer = connection.getresponse()
+        text = answer.read()
+        if answer.status == 200 and json.loads(text)["success_count"] == 1:
+            self.note_accepted("HTTP 200")
+        elif answer.status in (502, 503):
+            self.seen[f"HTTP {answer.status}"] += 1
+            self.fleet.done.wait(0.05)
+        else:
+            self.rude.append(f"HTTP {answer.status}: {text[:200]!r}")
+            self.fleet.done.wait(1)
 
 
 class Fleet:
     """The relays of `world`'s zone and exchanges, the balancer and the senders."""
 
-    def __init__(self, world: World, senders: int, recipients: list[str], body: str) -> None:
+    def __init__(self, world: World, senders: int, injectors: int, recipients: list[str], body: str) -> None:
         self.world = world
         self.recipients = recipients
         self.body = body
@@ -148,7 +205,8 @@ class Fleet:
         world.helpers.append(self.balancer)
         for relay in self.relays:
             self.balancer.wait_state(relay.name, "UP")
-        self.senders = [Sender(self, number) for number in range(1, senders + 1)]
+        self.senders: list[Sender] = [SmtpSender(self, number) for number in range(1, senders + 1)]
+        self.senders += [HttpSender(self, senders + number) for number in range(1, injectors + 1)]
 
     def start_load(self) -> None:
         for sender in self.senders:

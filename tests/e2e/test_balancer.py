@@ -8,7 +8,8 @@ import email
 from balancer import Fleet
 from harness import E2ETest, content_of, main, scaled, wait_until
 
-SENDERS = 8
+SENDERS = 6
+INJECTORS = 2
 DOMAINS = 10
 
 
@@ -19,13 +20,14 @@ class Balanced(E2ETest):
         world = self.world()
         addresses = [world.exchange("good") for _ in range(4)]
         names = [world.mx(f"d{n}", addresses[n % 4]) for n in range(DOMAINS)]
-        fleet = Fleet(world, SENDERS, [f"r@{name}" for name in names], content_of(2000))
+        fleet = Fleet(world, SENDERS, INJECTORS, [f"r@{name}" for name in names], content_of(2000))
         self.addCleanup(fleet.cleanup)
         return fleet
 
     def all_arrive(self, fleet: Fleet) -> None:
         accepted = fleet.finish_load()
         self.assertEqual(fleet.rude(), [])
+        self.assertGreater(fleet.seen()["HTTP 200"], 0)
         wait_until(lambda: not fleet.missing(accepted), "every message that got its 250", pause=0.1)
 
     def test_a_relay_is_drained_and_comes_back(self) -> None:
@@ -64,12 +66,15 @@ class Balanced(E2ETest):
         fleet.start_load()
         fleet.wait_more(2 * SENDERS)
         self.all_arrive(fleet)
+        smtp = {sender.source for sender in fleet.senders[:SENDERS]}
         for line in fleet.world.exchanges.accepted():
             source = line["message_id"].lstrip("<").split("-")[0]
+            if source not in smtp:
+                continue
             received = email.message_from_bytes(fleet.world.exchanges.content(line))["Received"]
             self.assertIn(f"([{source}])", received)
         logged = {line["client"] for relay in fleet.relays for line in relay.logged("accepted")}
-        self.assertEqual(logged, {sender.source for sender in fleet.senders})
+        self.assertLessEqual(smtp, logged)
         fleet.stop()
 
 
