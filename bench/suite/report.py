@@ -23,12 +23,17 @@ def cell(value: Spread | None, digits: int) -> str:
     return value.text(digits) if value else "-"
 
 
+def others_us(results: Results, scenario: str, relay: str) -> str:
+    """What source and sink took beside the relay: are they the bottleneck?"""
+    source, sink = (results.of(scenario, relay, key) for key in ("load_us", "sink_us"))
+    return f"{source.median:.0f} + {sink.median:.0f}" if source and sink else "-"
+
+
 def floor_row(results: Results, scenario: str) -> list[str]:
-    rate, source, sink = (results.of(scenario, FLOOR, key) for key in ("per_s", "load_us", "sink_us"))
-    if not (rate and source and sink):
+    rate = results.of(scenario, FLOOR, "per_s")
+    if rate is None:
         return []
-    total = f"{source.median:.0f} + {sink.median:.0f}"
-    return ["source into sink", rate.text(), "-", total, *["-"] * (len(COLUMNS) - 3), "-", "-"]
+    return ["source into sink", rate.text(), *["-"] * (len(COLUMNS) - 1), "-", "-", others_us(results, scenario, FLOOR)]
 
 
 def milliseconds(results: Results, scenario: str, relay: str, key: str) -> str:
@@ -40,13 +45,13 @@ def milliseconds(results: Results, scenario: str, relay: str, key: str) -> str:
 
 
 def throughput(results: Results, scenario: str) -> str:
-    rows = [["", *(name for name, _, _ in COLUMNS), "x Postfix", "ms to 250, p50 / p99"]]
+    rows = [["", *(name for name, _, _ in COLUMNS), "x Postfix", "ms to 250, p50 / p99", "source + sink us"]]
     for relay in results.relays(scenario):
         if relay == FLOOR:
             continue
         ratio = results.ratio(scenario, "per_s", relay, "postfix")
         rows.append([relay, *(cell(results.of(scenario, relay, key), digits) for _, key, digits in COLUMNS), cell(ratio, 2),
-                     milliseconds(results, scenario, relay, "submission")])
+                     milliseconds(results, scenario, relay, "submission"), others_us(results, scenario, relay)])
     floor = floor_row(results, scenario)
     return table(rows + [floor] if floor else rows)
 
