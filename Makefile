@@ -61,7 +61,7 @@ UNIT_BINARIES := $(UNITS:tests/unit/%.c=$(BUILD)/tests/%)
 FUZZERS  := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 
 .PHONY: all help deps-build deps-demo deps-check deps-bench deps-tidy build demo check quick asan tsan unit sim fuzz fuzz-binaries tidy \
-        format bench bench-quick bench-plots bench-peers bench-tools install deb deps-deb clean
+        format torture torture-tools bench bench-quick bench-plots bench-peers bench-tools install deb deps-deb clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -102,6 +102,10 @@ asan: ## the same tests under the address and undefined-behaviour sanitizers
 
 tsan: ## the same tests under the thread sanitizer
 	@tests/run tsan
+
+torture: deps-check ## kills, power cuts, full disks: 1,000 kills and every n-th failure (half an hour)
+	@$(MAKE) --no-print-directory -s -j2 all torture-tools
+	@tests/torture/run.py full
 
 deps-build:
 	@tests/install-packages $(BUILD_PACKAGES) $(RUN_PACKAGES)
@@ -154,6 +158,26 @@ $(BUILD)/preload/%.so: tests/preload/%.c Makefile
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
 	@$(CC) -std=c11 $(WARNINGS) -O2 -g $(DEFINES) -fPIC -shared -o $@ $<
+
+# What stands between the relay and its disk (a library for LD_PRELOAD), and what judges the states of a power cut.
+TORTURE := $(BUILD)/torture/disk.so $(BUILD)/torture/states $(BUILD)/torture/sink
+
+torture-tools: $(TORTURE) ## build what tests/torture works with
+
+$(BUILD)/torture/disk.so: tests/torture/disk.c tests/torture/trace.h Makefile
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	@$(CC) $(CFLAGS) -fPIC -shared -o $@ $< -ldl -lpthread
+
+$(BUILD)/torture/sink: $(BUILD)/tests/torture/sink.o
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	@$(CC) $(CFLAGS) $(LINK) -o $@ $^ -Wl,--as-needed $(MALLOC)
+
+$(BUILD)/torture/states: $(addprefix $(BUILD)/tests/torture/,states.o image.o reference.o) $(BUILD)/modules.a
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	@$(CC) $(CFLAGS) $(LINK) -o $@ $^ -Wl,--as-needed $(LIBS)
 
 sim: $(BUILD)/tests/sim_main ## run one simulated world and show its trace: make sim SEED=n
 	@$(BUILD)/tests/sim_main seed $(SEED)
@@ -247,4 +271,4 @@ comma := ,
 clean: ## remove what was built
 	rm -rf build onward
 
--include $(OBJECTS:.o=.d) $(wildcard $(BUILD)/tests/*/*.d $(BUILD)/bench/*/*.d)
+-include $(OBJECTS:.o=.d) $(wildcard $(BUILD)/torture/*.d $(BUILD)/tests/*/*.d $(BUILD)/bench/*/*.d)

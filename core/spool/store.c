@@ -131,7 +131,8 @@ static bool is_private(const char *path, struct error *error)
     return true;
 }
 
-static bool open_env(struct store *s, const struct store_options *options, struct error *error)
+static int open_env(struct store *s, const struct store_options *options, const char *path,
+                    unsigned flags)
 {
     int rc = mdb_env_create(&s->env);
     if (rc == 0)
@@ -144,54 +145,141 @@ static bool open_env(struct store *s, const struct store_options *options, struc
      * read in no order. NOMEMINIT: pages are overwritten whole. Syncing stays on: a commit is
      * durable. */
     if (rc == 0)
-        rc = mdb_env_open(s->env, s->path, MDB_NOTLS | MDB_NORDAHEAD | MDB_NOMEMINIT, 0600);
-    if (rc != 0)
-        error_set(error, "cannot open the spool %s: %s", s->path, mdb_strerror(rc));
-    return rc == 0;
+        rc = mdb_env_open(s->env, path, flags | MDB_NOTLS | MDB_NORDAHEAD | MDB_NOMEMINIT, 0600);
+    return rc;
 }
 
-/* Opens the tables and checks the format, which is written where the spool is new. */
-static bool open_tables(struct store *s, struct error *error)
+/* Opens the tables, which are made with `flags` MDB_CREATE. */
+static int open_tables(struct store *s, MDB_txn *txn, unsigned flags)
 {
-    MDB_txn *txn = NULL;
-    int rc = mdb_txn_begin(s->env, NULL, 0, &txn);
-    if (rc == 0)
-        rc = mdb_dbi_open(txn, "meta", MDB_CREATE, &s->meta);
-    if (rc == 0)
-        rc = mdb_dbi_open(txn, "envelopes", MDB_CREATE, &s->envelopes);
-    if (rc == 0)
-        rc = mdb_dbi_open(txn, "contents", MDB_CREATE, &s->contents);
-    if (rc == 0)
-        rc = mdb_dbi_open(txn, "states", MDB_CREATE, &s->states);
-    if (rc == 0)
-        rc = mdb_dbi_open(txn, "receipts", MDB_CREATE, &s->receipts);
-    if (rc == 0)
-        rc = mdb_dbi_open(txn, "unfinished", MDB_CREATE, &s->unfinished);
-    unsigned char format[4];
-    MDB_val key = {6, (char[]){"format"}}, value = {0};
-    if (rc == 0)
-        rc = mdb_get(txn, s->meta, &key, &value);
-    if (rc == MDB_NOTFOUND) {
-        bytes_put_u32(format, STORE_FORMAT);
-        value = (MDB_val){sizeof format, format};
-        rc = mdb_put(txn, s->meta, &key, &value, 0);
-    } else if (rc == 0 && (value.mv_size != 4 || bytes_get(value.mv_data, 4) != STORE_FORMAT)) {
-        error_set(error,
-                  "the spool %s has a format this version does not know (it knows %d); run the "
-                  "version that wrote it",
-                  s->path, STORE_FORMAT);
-        mdb_txn_abort(txn);
+    const struct {
+        const char *name;
+        MDB_dbi *table;
+    } tables[TABLES] = {{"meta", &s->meta},         {"envelopes", &s->envelopes},
+                        {"contents", &s->contents}, {"states", &s->states},
+                        {"receipts", &s->receipts}, {"unfinished", &s->unfinished}};
+    int rc = 0;
+    for (size_t i = 0; i < TABLES && rc == 0; i++)
+        rc = mdb_dbi_open(txn, tables[i].name, flags, tables[i].table);
+    return rc;
+}
+
+static MDB_val format_key(void)
+{
+    static char name[] = "format";
+    return (MDB_val){sizeof name - 1, name};
+}
+
+/* ---- making a spool ---- */
+
+/* What was created in the folder keeps its name over a power cut only after this (fsync(2)). */
+static bool sync_folder(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool well = fd >= 0 && fsync(fd) == 0;
+    if (fd >= 0)
+        (void)close(fd);
+    return well;
+}
+
+/* Makes the folder where it is missing. Its name may be as new as that of a process which died right behind
+ * mkdir: it is synced each time. */
+static bool make_folder(struct store *s, struct error *error)
+{
+    char parent[STORE_PATH_MAX];
+    if (mkdir(s->path, 0700) != 0 && errno != EEXIST) {
+        error_set(error, "cannot create the spool %s: %m", s->path);
         return false;
     }
+    (void)snprintf(parent, sizeof parent, "%s", s->path);
+    char *slash = strrchr(parent, '/');
+    if (slash == NULL || slash == parent)
+        return true;
+    *slash = '\0';
+    if (!sync_folder(parent) &&
+        errno != EACCES) { /* made by an administrator, and not ours to read */
+        error_set(error, "cannot sync %s, the folder of the spool: %m", parent);
+        return false;
+    }
+    return true;
+}
+
+/* An empty spool under a name of its own: format and tables, durable. */
+static int write_new(struct store *s, const struct store_options *options, const char *path)
+{
+    MDB_txn *txn = NULL;
+    unsigned char format[4];
+    MDB_val key = format_key(), value = {sizeof format, format};
+    bytes_put_u32(format, STORE_FORMAT);
+    int rc = open_env(s, options, path, MDB_NOSUBDIR | MDB_NOLOCK);
+    if (rc == 0)
+        rc = mdb_txn_begin(s->env, NULL, 0, &txn);
+    if (rc == 0)
+        rc = open_tables(s, txn, MDB_CREATE);
+    if (rc == 0)
+        rc = mdb_put(txn, s->meta, &key, &value, 0);
     if (rc == 0) {
         rc = mdb_txn_commit(txn);
         txn = NULL;
     }
     if (txn != NULL)
         mdb_txn_abort(txn);
+    mdb_env_close(s->env);
+    s->env = NULL;
+    return rc;
+}
+
+/* Where there is no spool yet, one is written and synced under another name, and gets its own last: there is
+ * none, or a whole one, whenever the power goes. */
+static bool make_new(struct store *s, const struct store_options *options, struct error *error)
+{
+    char path[STORE_PATH_MAX + 16], part[STORE_PATH_MAX + 16];
+    (void)snprintf(path, sizeof path, "%s/data.mdb", s->path);
+    (void)snprintf(part, sizeof part, "%s/data.mdb.new", s->path);
+    int rc = 0;
+    if (access(path, F_OK) != 0) {
+        (void)unlink(part); /* of a start that was cut short */
+        rc = write_new(s, options, part);
+        if (rc == 0 && rename(part, path) != 0)
+            rc = errno;
+    }
+    if (rc == 0 && !sync_folder(s->path)) /* also for one that was cut short behind its rename */
+        rc = errno;
     if (rc != 0)
         error_set(error, "cannot set up the spool %s: %s", s->path, mdb_strerror(rc));
     return rc == 0;
+}
+
+/* ---- opening one ---- */
+
+/* Opens the tables and checks the format. Nothing is written: a full disk does not keep the relay from
+ * starting. */
+static bool open_spool(struct store *s, const struct store_options *options, struct error *error)
+{
+    MDB_txn *txn = NULL;
+    MDB_val key = format_key(), value = {0};
+    int rc = open_env(s, options, s->path, 0);
+    if (rc == 0)
+        rc = mdb_txn_begin(s->env, NULL, 0, &txn);
+    if (rc == 0)
+        rc = open_tables(s, txn, 0);
+    if (rc == 0)
+        rc = mdb_get(txn, s->meta, &key, &value);
+    bool known = rc == 0 && value.mv_size == 4 && bytes_get(value.mv_data, 4) == STORE_FORMAT;
+    if (rc == 0 && known) {
+        rc = mdb_txn_commit(txn);
+        txn = NULL;
+    }
+    if (txn != NULL)
+        mdb_txn_abort(txn);
+    if (rc == MDB_NOTFOUND || (rc == 0 && !known))
+        error_set(error,
+                  "the spool %s has a format this version does not know (it knows %d); run the "
+                  "version that wrote it, or give this one a spool.path of its own",
+                  s->path, STORE_FORMAT);
+    else if (rc != 0)
+        error_set(error, "cannot open the spool %s: %s", s->path, mdb_strerror(rc));
+    return rc == 0 && known;
 }
 
 /* Up to LEFT_OVERS_PER_TXN of what was streamed ahead of a message that never got its 250.
@@ -244,17 +332,9 @@ struct store *store_open(const struct store_options *options, struct error *erro
     (void)snprintf(s->path, sizeof s->path, "%s", options->path);
     s->lock_fd = -1;
     s->free_floor_bytes = options->free_floor_bytes;
-    if (mkdir(s->path, 0700) != 0 && errno != EEXIST) {
-        error_set(error, "cannot create the spool %s: %m", s->path);
-        free(s);
-        return NULL;
-    }
-    if (!is_private(s->path, error)) {
-        free(s);
-        return NULL;
-    }
-    if (!take_lock(s, options->wait_ms, error) || !open_env(s, options, error) ||
-        !open_tables(s, error) || !remove_left_overs(s, error)) {
+    if (!make_folder(s, error) || !is_private(s->path, error) ||
+        !take_lock(s, options->wait_ms, error) || !make_new(s, options, error) ||
+        !open_spool(s, options, error) || !remove_left_overs(s, error)) {
         store_close(&s);
         return NULL;
     }
