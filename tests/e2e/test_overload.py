@@ -1,0 +1,153 @@
+"""More mail than can be carried: the submitter is told, nothing grows without end, and nobody waits for another."""
+
+from __future__ import annotations
+
+import signal
+import smtplib
+import time
+
+from harness import SANITIZED, E2ETest, ORIGIN, Relay, content_of, main, message, scaled, wait_until
+
+SENDER = f"sender@{ORIGIN}"
+
+
+class Overload(E2ETest):
+    limit_s = 90
+
+    def state(self, relay: Relay) -> dict[str, int | str]:
+        return relay.json("status")[0]["intake"]
+
+    def wait_state(self, relay: Relay, state: str) -> None:
+        wait_until(lambda: self.state(relay)["state"] == state, f"the state {state}", pause=0.1)
+
+    def submit(self, client: smtplib.SMTP, name: str, recipients: list[str], body: str = "Hello.\r\n") -> tuple[int, bytes]:
+        """One transaction; the reply that decided it."""
+        code, text = client.mail(SENDER)
+        if code != 250:
+            return code, text
+        for recipient in recipients:
+            client.rcpt(recipient)
+        return client.data(message(name, body))
+
+    def fill(self, relay: Relay, recipients: list[str], limit: int) -> tuple[int, bytes]:
+        """Submits until it is refused; how many were taken, and the text of the refusal."""
+        with relay.connect() as client:
+            client.ehlo()
+            for number in range(limit):
+                code, text = self.submit(client, f"m{number}", recipients)
+                if code != 250:
+                    self.assertEqual(code, 452)
+                    return number, text
+        raise AssertionError(f"{limit} messages were taken")
+
+
+class Bounds(Overload):
+    """A configured bound of the queue, or of memory, is reached."""
+
+    def check_bound(self, spool: dict[str, int], recipients_each: int, fits: int) -> None:
+        world = self.world(spool=spool, retry={"first": "500ms", "max": "1s"})
+        flag = world.folder / "full"
+        flag.touch()
+        domain, _ = world.domain("one", f"reply@MAIL=450 4.3.2 Later;while={flag}")
+        relay = world.start()
+        taken, text = self.fill(relay, [f"r{n}@{domain}" for n in range(recipients_each)], fits + 50)
+        self.assertEqual(text, b"4.3.1 The queue is full, try again later")
+        self.assertGreaterEqual(taken, fits)
+        self.assertLessEqual(taken, fits + 2)  # what is being committed comes on top
+        self.wait_state(relay, "queue_full")
+        view = self.state(relay)
+        self.assertEqual(view["messages_queued"], taken)
+        self.assertGreater(int(view["refused"]), 0)
+        self.assertIn("The queue is full", relay.run("status").stdout)
+        relay.wait_logged("intake", state="queue_full")
+        flag.unlink()
+        self.wait_state(relay, "open")
+        relay.wait_logged("intake", state="open")
+        relay.send(SENDER, [f"r@{domain}"], "after")
+        world.wait_accepted("after")
+        self.assertEqual(len(world.recipients_taken()), taken * recipients_each + 1)
+
+    def test_a_full_queue_of_messages(self) -> None:
+        self.check_bound({"messages_max": 40}, 1, 40)
+
+    def test_a_full_queue_of_recipients(self) -> None:
+        self.check_bound({"recipients_max": 100}, 5, 20)
+
+    def test_a_bound_can_be_changed_by_a_reload(self) -> None:
+        world = self.world(spool={"messages_max": 5}, retry={"first": "1m"})
+        domain, _ = world.domain("one", "reply@MAIL=450 4.3.2 Later")
+        relay = world.start()
+        self.fill(relay, [f"r@{domain}"], 20)
+        relay.write_config(spool={"messages_max": 50})
+        assert relay.process is not None
+        relay.process.signal(signal.SIGHUP)
+        self.wait_state(relay, "open")
+        relay.send(SENDER, [f"r@{domain}"], "more")
+
+    def test_beyond_the_memory_limit_mail_and_connections_are_refused(self) -> None:
+        world = self.world()
+        domain, _ = world.domain("one", "good")
+        relay = world.start()
+        used = wait_until(lambda: int(self.state(relay)["memory_bytes"]), "a reading")
+        with relay.connect() as client:
+            client.ehlo()
+            relay.write_config(memory={"max": f"{used // 2}B"})
+            assert relay.process is not None
+            relay.process.signal(signal.SIGHUP)
+            self.wait_state(relay, "memory")
+            code, text = client.mail(SENDER)
+            self.assertEqual((code, text), (452, b"4.3.1 No memory for more mail now, try again later"))
+            with self.assertRaises(smtplib.SMTPConnectError) as refused:
+                relay.connect()
+            self.assertEqual(refused.exception.smtp_code, 421)
+            relay.write_config(memory={"max": f"{used * 10}B"})
+            relay.process.signal(signal.SIGHUP)
+            self.wait_state(relay, "open")
+            self.assertEqual(self.submit(client, "m", [f"r@{domain}"])[0], 250)
+        world.wait_accepted("m")
+
+
+class Load(Overload):
+    """For as long as you like."""
+
+    def test_memory_stays_flat_while_a_full_queue_is_hammered(self) -> None:
+        world = self.world(spool={"messages_max": 200}, retry={"first": "1m"})
+        domain, _ = world.domain("one", "reply@MAIL=450 4.3.2 Later")
+        relay = world.start()
+        self.fill(relay, [f"r@{domain}"], 300)
+        self.wait_state(relay, "queue_full")
+
+        def hammer(times: int) -> None:
+            for _ in range(times):
+                with relay.connect() as client:
+                    client.ehlo()
+                    for _ in range(20):
+                        self.assertEqual(client.mail(SENDER)[0], 452)
+        hammer(scaled(100))
+        before = relay.resident_kb()
+        hammer(scaled(300))
+        self.assertLess(relay.resident_kb(), before + (40_000 if SANITIZED else 4_000))
+
+    def test_a_slow_destination_with_a_backlog_holds_up_nobody_else(self) -> None:
+        world = self.world(delivery={"connections_per_destination": 2, "tls": "off"})
+        slow, _ = world.domain("slow", "delay@DOT=0.1")
+        good, _ = world.domain("good", "good")
+        relay = world.start()
+        backlog = scaled(400)
+        with relay.connect() as client:
+            client.ehlo()
+            for number in range(backlog):
+                self.assertEqual(self.submit(client, f"slow{number}", [f"r@{slow}"], content_of(2000))[0], 250)
+        for number in range(20):
+            sent = relay.send(SENDER, [f"r@{good}"], f"good{number}")
+            world.wait_accepted(f"good{number}")
+            self.assertLess(time.monotonic() - sent, 2 if not SANITIZED else 10)
+        arrived = [r["message_id"] for r in world.exchanges.accepted() if "slow" in r["message_id"]]
+        self.assertLess(len(arrived), backlog)  # it was in the way all the time
+        # Oldest first: two connections may overtake each other by what they carry, no more.
+        numbers = [int(name.split("slow")[1].split("@")[0]) for name in arrived]
+        self.assertLessEqual(max(abs(n - place) for place, n in enumerate(numbers)), 4)
+
+
+if __name__ == "__main__":
+    main()
