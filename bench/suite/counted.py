@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import subprocess
-import tempfile
 import time
 from typing import Any
 
@@ -15,14 +13,6 @@ from .surroundings import Folder
 
 # What valgrind needs: a map that it has room for, and no filter of system calls, for it makes some of its own.
 FOR_VALGRIND: dict[str, Any] = {"spool": {"map_size": "1GB"}, "seccomp": False}
-
-
-def known(binary: pathlib.Path, key: str, value: str) -> bool:
-    """Does this revision's configuration have such a key?"""
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(f"hostname: relay.example.net\n{key}: {value}\n")
-        file.flush()
-        return subprocess.run([binary, "check-config", file.name], capture_output=True, check=False).returncode == 0
 
 
 def run_under(kind: type[Onward], under: tuple[str, ...], folder: pathlib.Path, load: Workload, messages: int,
@@ -38,8 +28,6 @@ def run_under(kind: type[Onward], under: tuple[str, ...], folder: pathlib.Path, 
 def profile(kind: type[Onward], load: Workload, messages: int, onward: dict[str, Any] | None = None) -> Profile:
     """The same under callgrind."""
     setting = {**FOR_VALGRIND, **(onward or {})}
-    if not known(kind.binary, "seccomp", "false"):
-        del setting["seccomp"]
     with Folder() as folder:
         out = folder / "callgrind"
         run_under(kind, ("valgrind", "--quiet", "--tool=callgrind", f"--callgrind-out-file={out}"), folder, load, messages, setting)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import pathlib
 import signal
 import socket
+import subprocess
+import tempfile
 from typing import Any, ClassVar
 
 from ..surroundings import BINARY, DNS_PORT, SMTP_PORT, require
 from .base import Relay, output_of
 from harness import ORIGIN, RELAY_NAME, merge, onward, parse_objects, to_yaml
+
+
+NEWER_KEYS = {"user": "root", "seccomp": "false"}
 
 
 class Onward(Relay):
@@ -30,12 +34,25 @@ class Onward(Relay):
 
     def start(self) -> None:
         self.config_path = self.folder / "onward.yaml"
-        self.config_path.write_text(to_yaml(merge(self._config(), dict(self.setting.onward))))
+        config = merge(self._config(), dict(self.setting.onward))
+        self.config_path.write_text(to_yaml({key: value for key, value in config.items() if self._knows(key)}))
         self.run([*self.under, self.binary, "serve", "-c", self.config_path])
+
+    def _knows(self, key: str) -> bool:
+        """Revisions from before these keys are compared too."""
+        return key not in NEWER_KEYS or self.knows(key, NEWER_KEYS[key])
+
+    @classmethod
+    def knows(cls, key: str, value: str) -> bool:
+        """Does this revision's configuration have such a key?"""
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            file.write(f"hostname: relay.example.net\n{key}: {value}\n")
+            file.flush()
+            return subprocess.run([cls.binary, "check-config", file.name], capture_output=True, check=False).returncode == 0
 
     def _config(self) -> dict[str, Any]:
         tls = "opportunistic" if self.setting.tls else "off"
-        return {"hostname": RELAY_NAME, "user": getpass.getuser(), "drain_timeout": "2s",
+        return {"hostname": RELAY_NAME, "user": "root", "drain_timeout": "2s",
                 "submission": {"listen": [{"address": f"{self.listens[0]}:{self.listens[1]}"}]},
                 "spool": {"path": str(self.folder / "spool"), "map_size": "100GB"},
                 "delivery": {"port": SMTP_PORT, "tls": tls},
