@@ -1,5 +1,7 @@
 #include "smtp/content.h"
 
+#include "core/spool/envelope.h"
+
 enum { LINE_START_ROOM = 4 }; /* a step may put two held-back bytes and CRLF besides its run */
 
 void smtp_content_begin(struct smtp_content *c, enum smtp_content_mode mode,
@@ -10,6 +12,7 @@ void smtp_content_begin(struct smtp_content *c, enum smtp_content_mode mode,
                                .out = out,
                                .date_line = SLICE_LIT(""),
                                .message_id_line = SLICE_LIT(""),
+                               .priority_field = SLICE_LIT(""),
                                .in_header = true};
 }
 
@@ -68,11 +71,22 @@ static void note_head(struct smtp_content *c, struct slice run)
     }
 }
 
+/* A class that is none counts as not said: mail is not refused for it. The first one holds. */
+static void note_priority(struct smtp_content *c)
+{
+    struct slice name = c->priority_field;
+    if (name.len == 0 || c->has_priority || !head_is(c, name))
+        return;
+    struct slice value = slice_trim(slice_skip(slice_of(c->head, c->head_len), name.len));
+    c->has_priority = envelope_priority_parse(value, &c->priority);
+}
+
 /* A line of the header section has ended: which field was it? */
 static void note_field(struct smtp_content *c)
 {
     if (head_is(c, SLICE_LIT("received:")) && ++c->received > c->limits.received_max)
         fail(c, SMTP_CONTENT_LOOP); /* RFC 5321 6.3 */
+    note_priority(c);
     c->has_date |= head_is(c, SLICE_LIT("date:"));
     c->has_message_id |= head_is(c, SLICE_LIT("message-id:"));
 }

@@ -3,7 +3,8 @@
  * Bytes are copied in runs into the driver's `content` buffer, dots unstuffed (DATA only), and
  * watched on the way: line ends must be CRLF (a bare CR or LF is how one server's end of data
  * becomes another's second message, "smuggling"), lines and the whole are bounded, Received fields
- * are counted, and Date and Message-ID are put in at the end of a header section that lacks them.
+ * are counted, the field that says the priority is read (it stays: what was signed is not touched),
+ * and Date and Message-ID are put in at the end of a header section that lacks them.
  * What is refused is read on to its true end, so that the dialogue stays in step. */
 #ifndef ONWARD_SMTP_CONTENT_H
 #define ONWARD_SMTP_CONTENT_H
@@ -48,11 +49,15 @@ struct smtp_content {
     struct buf *out;
     struct slice date_line; /* "Date: ...\r\n", put in where missing; or "" */
     struct slice message_id_line;
+    struct slice
+        priority_field;    /* "name:" of the field that says the priority, lower case; or "" */
+    bool has_priority;     /* it was there */
+    uint8_t priority;      /* then: enum envelope_priority */
     uint64_t bytes;        /* put into `out` since begin */
     uint32_t header_bytes; /* of them, up to and with the blank line; set when it was seen */
     unsigned received;
     size_t line_bytes; /* of the line under way, without its end */
-    char head[16];     /* its first bytes, lower case: names the field */
+    char head[64];     /* its first bytes, lower case: names the field */
     uint8_t head_len;
     bool after_cr; /* the last byte read was a CR */
     bool only_dot; /* DATA: the line so far is a single dot, which is held back */

@@ -54,6 +54,7 @@ struct smtp_server {
     uint32_t recipients_room;
     bool begun; /* SERVER_BEGIN was told */
     struct smtp_content decoder;
+    uint8_t priority;    /* enum envelope_priority: where the header does not say it */
     uint64_t chunk_left; /* SERVER_CHUNK: bytes of the chunk still to come */
     bool chunk_last;
     bool chunk_refused; /* bytes are read and dropped: the BDAT was out of place */
@@ -269,6 +270,7 @@ static void begin_content(struct smtp_server *s, enum smtp_content_mode mode)
                                          .line_bytes_max = s->options->text_line_bytes_max,
                                          .received_max = s->options->received_max};
     smtp_content_begin(&s->decoder, mode, &limits, s->content);
+    s->decoder.priority_field = s->options->priority_field;
     s->begun = true;
 }
 
@@ -350,6 +352,7 @@ static enum smtp_server_event content_over(struct smtp_server *s)
     const struct smtp_content *d = &s->decoder;
     s->envelope.size_bytes = d->bytes;
     s->envelope.header_bytes = d->header_bytes;
+    s->envelope.priority = d->has_priority ? d->priority : s->priority;
     s->envelope.flags |= (uint8_t)((d->has_8bit ? ENVELOPE_HAS_8BIT : 0) |
                                    (d->has_dot_lines ? ENVELOPE_HAS_DOTS : 0) |
                                    (d->has_utf8_header ? ENVELOPE_HAS_UTF8_HEADER : 0));
@@ -588,6 +591,11 @@ void smtp_server_destroy(struct smtp_server **s)
     arena_fini(&(*s)->arena);
     free(*s);
     *s = NULL;
+}
+
+void smtp_server_set_priority(struct smtp_server *s, enum envelope_priority priority)
+{
+    s->priority = (uint8_t)priority;
 }
 
 void smtp_server_greet(struct smtp_server *s)

@@ -34,6 +34,7 @@ struct smtp_server_options {
     unsigned command_bytes_max;   /* a command line with CRLF; RFC 5321 4.5.3.1.4 plus extensions */
     unsigned text_line_bytes_max; /* a content line with CRLF (RFC 5321 4.5.3.1.6: 1000) */
     unsigned bad_commands_max;    /* then 421 and close */
+    struct slice priority_field;  /* "x-priority-class:", lower case; "" = no field says it */
     unsigned received_max;        /* Received fields: beyond is a loop, 554 5.4.6 */
     /* Normalizes a recipient's or sender's domain to its routing key; false: not a valid domain. */
     bool (*normalize_domain)(struct slice domain, char out[256]);
@@ -54,6 +55,9 @@ enum smtp_server_event {
 struct smtp_server *smtp_server_create(const struct smtp_server_options *options, struct buf *out,
                                        struct buf *content);
 void smtp_server_destroy(struct smtp_server **s);
+
+/* What messages have whose header does not say it; bulk where it was never told. */
+void smtp_server_set_priority(struct smtp_server *s, enum envelope_priority priority);
 
 /* Queues the 220 greeting. */
 void smtp_server_greet(struct smtp_server *s);

@@ -73,9 +73,10 @@ json_t *control_describe_status(const struct control_options *o)
     struct committer_figures f = committer_figures(o->committer);
     struct resolver_figures d = resolver_figures(o->resolver);
     json_t *status =
-        json_pack("{s:{s:I,s:I,s:I,s:I,s:I},s:{s:I,s:I,s:I,s:I,s:I},s:b}", "spool",
+        json_pack("{s:{s:I,s:I,s:I,s:I,s:I,s:I},s:{s:I,s:I,s:I,s:I,s:I},s:b}", "spool",
                   "messages_queued", (json_int_t)f.messages_queued, "recipients_queued",
-                  (json_int_t)f.recipients_queued, "commits", (json_int_t)f.commits,
+                  (json_int_t)f.recipients_queued, "transactional_queued",
+                  (json_int_t)f.transactional_queued, "commits", (json_int_t)f.commits,
                   "messages_stored", (json_int_t)f.messages, "outcomes", (json_int_t)f.outcomes,
                   "dns", "flights", (json_int_t)d.flights, "cache_hits", (json_int_t)d.cache_hits,
                   "cache_misses", (json_int_t)d.cache_misses, "failures", (json_int_t)d.failures,

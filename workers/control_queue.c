@@ -44,11 +44,11 @@ static json_t *describe(const struct envelope *e, const struct envelope_recipien
 {
     char id[ENVELOPE_ID_SIZE];
     envelope_id_format(e->id, id);
-    json_t *o =
-        json_pack("{s:s,s:o,s:o,s:o,s:s,s:i,s:I,s:I}", "id", id, "sender", control_text(e->sender),
-                  "recipient", control_text(r->address), "domain", control_text(r->domain), "state",
-                  state_name(s), "attempts", (int)s->attempts, "bytes", (json_int_t)e->size_bytes,
-                  "age_ms", (json_int_t)(now_ms - e->arrived_wall_ms));
+    json_t *o = json_pack(
+        "{s:s,s:o,s:o,s:o,s:s,s:i,s:I,s:I,s:s}", "id", id, "sender", control_text(e->sender),
+        "recipient", control_text(r->address), "domain", control_text(r->domain), "state",
+        state_name(s), "attempts", (int)s->attempts, "bytes", (json_int_t)e->size_bytes, "age_ms",
+        (json_int_t)(now_ms - e->arrived_wall_ms), "priority", envelope_priority_name(e->priority));
     if (o == NULL)
         return json_null();
     if (s->attempts > 0 && s->progress == PROGRESS_WAITING)

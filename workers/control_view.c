@@ -91,9 +91,11 @@ static json_t *destinations(const struct control_options *o)
     for (unsigned i = 0; i < r.count; i++) {
         const struct shown_destination *s = (const void *)weight_at(&r, i);
         (void)json_array_append_new(
-            list, json_pack("{s:o,s:I,s:i,s:i,s:i}", "destination", control_text(slice_str(s->key)),
-                            "queued", (json_int_t)s->figures.queued, "lanes", (int)s->figures.lanes,
-                            "ready", (int)s->figures.sessions_ready, "idle", (int)s->figures.idle));
+            list,
+            json_pack("{s:o,s:I,s:I,s:i,s:i,s:i}", "destination", control_text(slice_str(s->key)),
+                      "queued", (json_int_t)s->figures.queued, "transactional",
+                      (json_int_t)s->figures.transactional, "lanes", (int)s->figures.lanes, "ready",
+                      (int)s->figures.sessions_ready, "idle", (int)s->figures.idle));
     }
     free(r.items);
     return list;

@@ -160,7 +160,7 @@ static bool start_committer(struct engine *e, struct error *error)
     struct random random;
     random_init(&random);
     struct schedule_options options = {.policy = engine_policy(e->parts.config),
-                                       .ring = e->parts.jobs,
+                                       .jobs = e->parts.jobs,
                                        .destinations = e->parts.destinations,
                                        .on_pushed = on_pushed,
                                        .context = e,
@@ -251,7 +251,7 @@ static bool create_tables(struct engine *e, struct error *error)
     e->parts.health = health_create(&health);
     e->parts.destinations = destination_table_create();
     e->parts.chronicle = chronicle_create();
-    e->parts.jobs = ring_create(c->workers.job_ring_slots);
+    e->parts.jobs = jobs_create(c->workers.job_ring_slots);
     e->parts.shared->clients = client_counts_create();
     e->parts.intake = intake_create(&limits);
     e->workers = calloc(c->workers.threads, sizeof *e->workers);
@@ -390,7 +390,8 @@ void engine_stop(struct engine *e)
     events_stop(&e->parts.events);
     close_listeners(e);
     free(e->listeners);
-    while (e->parts.jobs != NULL && ring_pop(e->parts.jobs) != NULL)
+    struct priority_turn turn = {0};
+    while (e->parts.jobs != NULL && jobs_take(e->parts.jobs, &turn) != NULL)
         continue; /* the schedule frees them */
     if (e->parts.destinations != NULL)
         destination_table_visit(e->parts.destinations, empty_destination, NULL);
@@ -403,7 +404,7 @@ void engine_stop(struct engine *e)
     chronicle_destroy(&e->parts.chronicle);
     client_counts_destroy(&e->parts.shared->clients);
     intake_destroy(&e->parts.intake);
-    ring_destroy(&e->parts.jobs);
+    jobs_destroy(&e->parts.jobs);
     tls_destroy(&e->parts.tls);
     free(e->workers);
     free(e->parts.shared);

@@ -41,7 +41,7 @@ static int wait(struct worker *w, bool busy)
         return poller_fetch(w->poller, 0);
     /* Jobs are pushed before sleepers are looked for, so whoever pushes after this look wakes us.
      */
-    bool jobs_wait = ring_length(w->parts->jobs) > 0 && !w->outbound->draining;
+    bool jobs_wait = jobs_length(w->parts->jobs) > 0 && !w->outbound->draining;
     int timeout = jobs_wait ? 0 : timer_wheel_wait_ms(&w->timers, clock_mono_ms());
     int count = poller_fetch(w->poller, timeout);
     mailbox_awake(mailbox);

@@ -12,12 +12,12 @@
 #include "core/base/mailbox.h"
 #include "core/base/poller.h"
 #include "core/base/random.h"
-#include "core/base/ring.h"
 #include "core/base/timer.h"
 #include "core/config/config.h"
 #include "core/health.h"
 #include "core/log.h"
 #include "core/queue/destination.h"
+#include "core/queue/jobs.h"
 #include "core/spool/committer.h"
 #include "core/spool/store.h"
 #include "dns/resolver.h"
@@ -42,7 +42,7 @@ struct worker_parts {
     struct resolver *resolver;
     struct health *health;
     struct destination_table *destinations;
-    struct ring *jobs;
+    struct jobs *jobs;
     struct log *log;
     struct events *events;       /* NULL where no webhook is configured */
     struct chronicle *chronicle; /* NULL where nobody looks (chronicle.h) */

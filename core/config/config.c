@@ -354,7 +354,7 @@ static bool same_listeners(const struct config *a, const struct config *b)
         const struct config_listener *x = &a->submission.listeners[i],
                                      *y = &b->submission.listeners[i];
         if (!address_same_ip(&x->address, &y->address) || x->address.port != y->address.port ||
-            x->proxy_protocol != y->proxy_protocol)
+            x->proxy_protocol != y->proxy_protocol || x->priority != y->priority)
             return false;
     }
     return true;
@@ -419,6 +419,8 @@ static size_t size_of(enum config_type type)
     case CONFIG_STUB_ZONES:
     case CONFIG_ENDPOINT:
     case CONFIG_URL:
+    case CONFIG_FIELD_NAME:
+    case CONFIG_PRIORITY:
     case CONFIG_EVENTS:
     case CONFIG_WEBHOOKS:
         break;
@@ -433,6 +435,7 @@ static bool same_value(const struct config_key *key, const struct config *a, con
     case CONFIG_STRING:
     case CONFIG_DOMAIN:
     case CONFIG_PATH:
+    case CONFIG_FIELD_NAME:
         return same_text(*(const char *const *)x, *(const char *const *)y);
     case CONFIG_STRINGS:
         return same_strings(*(const char *const *const *)x, *(const char *const *const *)y);
@@ -459,6 +462,7 @@ static bool same_value(const struct config_key *key, const struct config *a, con
     case CONFIG_TLS_MODE:
     case CONFIG_ENDPOINT: /* these stand in entries only */
     case CONFIG_URL:
+    case CONFIG_PRIORITY:
     case CONFIG_EVENTS:
         break;
     }

@@ -10,11 +10,13 @@
 
 #include "core/base/address.h"
 #include "core/base/error.h"
+#include "core/spool/envelope.h"
 
 /* One entry of submission.listen. */
 struct config_listener {
     struct address address;
     bool proxy_protocol; /* connections from submission.proxy_from must open with a PROXY header */
+    enum envelope_priority priority; /* of what comes here and does not say its own */
 };
 
 /* One entry of http.listen: an address with a port, or the path of a unix socket. */
@@ -82,6 +84,7 @@ struct config {
         unsigned allow_count;
         const struct address_net *proxy_from; /* load balancers that may send PROXY; default none */
         unsigned proxy_from_count;
+        const char *priority_header;         /* X-Priority-Class; "" = none */
         unsigned connections_max;            /* 4000 */
         unsigned connections_per_client_max; /* 1000 */
         uint64_t message_size_max;           /* 50MB */

@@ -84,6 +84,7 @@ static const struct entry_kind *kind_of(enum config_type type)
         {"submission.listen.address", CONFIG_ENDPOINT, AT(address), NOT, NULL, 0, 0, false},
         {"submission.listen.proxy_protocol", CONFIG_BOOL, AT(proxy_protocol), NOT, "false", 0, 0,
          false},
+        {"submission.listen.priority", CONFIG_PRIORITY, AT(priority), NOT, "bulk", 0, 0, false},
     };
 #undef AT
 #define AT(m) offsetof(struct config_http_listener, m)

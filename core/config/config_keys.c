@@ -27,6 +27,8 @@ static const struct config_key keys[] = {
      "[127.0.0.0/8, \"::1\"]", 0, 0, true},
     {"submission.proxy_from", CONFIG_NETS, AT(submission.proxy_from),
      AT(submission.proxy_from_count), "[]", 0, 0, true},
+    {"submission.priority_header", CONFIG_FIELD_NAME, AT(submission.priority_header), NOT,
+     "X-Priority-Class", 0, 40, true},
     {"submission.connections_max", CONFIG_UNSIGNED, AT(submission.connections_max), NOT, "4000", 1,
      1000000, true},
     {"submission.connections_per_client_max", CONFIG_UNSIGNED,

@@ -23,6 +23,8 @@ enum config_type {
     CONFIG_TLS_MODE,
     CONFIG_ENDPOINT, /* address with port */
     CONFIG_URL,
+    CONFIG_FIELD_NAME, /* RFC 5322 2.2; may be empty */
+    CONFIG_PRIORITY,
     CONFIG_STRINGS, /* lists */
     CONFIG_ADDRESSES,
     CONFIG_NETS,

@@ -160,6 +160,32 @@ static bool set_endpoint(struct config_loader *l, const struct config_key *key, 
                          "\"[2001:db8::1]:2525\" or \"*:2525\"");
 }
 
+static bool set_field_name(struct config_loader *l, const struct config_key *key, yaml_node_t *node)
+{
+    struct slice s = scalar(node);
+    bool clean = s.len <= key->max;
+    for (size_t i = 0; i < s.len; i++)
+        clean &= s.ptr[i] > ' ' && s.ptr[i] < 0x7f && s.ptr[i] != ':';
+    if (!clean)
+        return config_refuse(l, node, key->path,
+                             "not the name of a header field; expected one such as "
+                             "X-Priority-Class, of at most 40 characters, without the colon");
+    const char *copy = keep_string(l, s);
+    if (copy == NULL)
+        return out_of_memory(l, node, key->path);
+    *(const char **)config_value_at(l, key->offset) = copy;
+    return true;
+}
+
+static bool set_priority(struct config_loader *l, const struct config_key *key, yaml_node_t *node)
+{
+    uint8_t priority;
+    if (!envelope_priority_parse(scalar(node), &priority))
+        return config_refuse(l, node, key->path, "not a priority; expected transactional or bulk");
+    *(enum envelope_priority *)config_value_at(l, key->offset) = (enum envelope_priority)priority;
+    return true;
+}
+
 static bool set_url(struct config_loader *l, const struct config_key *key, yaml_node_t *node)
 {
     struct slice s = scalar(node);
@@ -297,6 +323,10 @@ static bool set_scalar(struct config_loader *l, const struct config_key *key, ya
         return set_endpoint(l, key, node);
     case CONFIG_URL:
         return set_url(l, key, node);
+    case CONFIG_FIELD_NAME:
+        return set_field_name(l, key, node);
+    case CONFIG_PRIORITY:
+        return set_priority(l, key, node);
     case CONFIG_STRING:
     case CONFIG_DOMAIN:
     case CONFIG_PATH:
@@ -345,6 +375,8 @@ bool config_set_value(struct config_loader *l, const struct config_key *key, yam
     case CONFIG_TLS_MODE:
     case CONFIG_ENDPOINT:
     case CONFIG_URL:
+    case CONFIG_FIELD_NAME:
+    case CONFIG_PRIORITY:
     case CONFIG_STRINGS:
         break;
     }

@@ -42,6 +42,7 @@ struct message {
     uint64_t id;
     int64_t arrived_mono_ms;  /* the age limit counts from here; before this machine's start: < 0 */
     uint32_t recipients_left; /* (committer) unfinished, over all deliveries */
+    uint8_t priority;         /* enum envelope_priority */
     struct link deliveries;   /* (committer) */
     struct link queue_link;   /* (committer) on the schedule's list of all messages */
 };

@@ -2,6 +2,7 @@
 
 #include "core/base/assert.h"
 #include "core/base/random.h"
+#include "core/queue/priority.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -32,8 +33,11 @@ struct destination {
     size_t key_len;
     struct {
         _Alignas(64) pthread_mutex_t lock; /* guards all below, for a few pointer moves */
-        struct link queue;                 /* struct delivery, by shared.queue_link; oldest first */
-        uint64_t queued;
+        struct queue {
+            struct link list; /* struct delivery, by shared.queue_link; oldest first */
+            uint64_t length;
+        } queues[PRIORITIES];
+        struct priority_turn turn;
         unsigned lanes; /* open or on their way */
         unsigned ready; /* sessions that got through */
         unsigned aside; /* lanes that have given their right back, and still wait for a reply */
@@ -42,6 +46,11 @@ struct destination {
     } shared;
     char key[];
 };
+
+static uint64_t queued(const struct destination *d)
+{
+    return d->shared.queues[PRIORITY_BULK].length + d->shared.queues[PRIORITY_TRANSACTIONAL].length;
+}
 
 struct destination_table *destination_table_create(void)
 {
@@ -97,7 +106,8 @@ static struct destination *create(struct destination_table *t, struct shard *sha
     d->key_len = key.len;
     memcpy(d->key, key.ptr, key.len);
     pthread_mutex_init(&d->shared.lock, NULL);
-    list_init(&d->shared.queue);
+    for (int p = 0; p < PRIORITIES; p++)
+        list_init(&d->shared.queues[p].list);
     list_init(&d->shared.idle);
     return d;
 }
@@ -134,7 +144,7 @@ static void forget(struct destination *d)
 {
     struct destination_table *t = d->table;
     pthread_mutex_lock(&t->forget_lock);
-    ASSERT(d->shared.lanes == 0 && d->shared.queued == 0);
+    ASSERT(d->shared.lanes == 0 && queued(d) == 0);
     pthread_mutex_destroy(&d->shared.lock);
     free(d);
     pthread_mutex_unlock(&t->forget_lock);
@@ -172,6 +182,11 @@ struct slice destination_key(const struct destination *d)
 
 /* ---- the queue ---- */
 
+static struct queue *queue_of(struct destination *d, const struct delivery *delivery)
+{
+    return &d->shared.queues[delivery->message->priority];
+}
+
 static struct delivery *delivery_of(struct link *l)
 {
     return CONTAINER_OF(l, struct delivery, shared.queue_link);
@@ -181,11 +196,11 @@ static struct delivery *delivery_of(struct link *l)
  * together. */
 static struct link *place_for(struct destination *d, const struct delivery *delivery)
 {
-    struct link *l = d->shared.queue.prev;
-    for (int i = 0; i < LOOK_BACK && l != &d->shared.queue; i++, l = l->prev)
+    struct link *queue = &queue_of(d, delivery)->list, *l = queue->prev;
+    for (int i = 0; i < LOOK_BACK && l != queue; i++, l = l->prev)
         if (delivery_of(l)->message == delivery->message)
             return l->next;
-    return &d->shared.queue;
+    return queue;
 }
 
 static struct idle_lane *pick_idle(struct destination *d, unsigned worker)
@@ -219,8 +234,7 @@ static bool is_trusted_with_more(const struct destination *d)
  * by themselves, but nobody knows when. */
 static bool wants_lane(const struct destination *d, unsigned lanes_max)
 {
-    return d->shared.lanes < lanes_max && d->shared.queued > d->shared.lanes &&
-           is_trusted_with_more(d);
+    return d->shared.lanes < lanes_max && queued(d) > d->shared.lanes && is_trusted_with_more(d);
 }
 
 enum destination_call destination_enqueue(struct destination *d, struct delivery *delivery,
@@ -232,7 +246,7 @@ enum destination_call destination_enqueue(struct destination *d, struct delivery
     pthread_mutex_lock(&d->shared.lock);
     list_insert_before(place_for(d, delivery), &delivery->shared.queue_link);
     atomic_store(&delivery->shared.destination, d);
-    d->shared.queued++;
+    queue_of(d, delivery)->length++;
     *idle_out = pick_idle(d, worker);
     if (*idle_out != NULL) {
         call = DESTINATION_CALL_IDLE;
@@ -249,7 +263,7 @@ static void unlink_locked(struct destination *d, struct delivery *delivery)
 {
     list_remove(&delivery->shared.queue_link);
     atomic_store(&delivery->shared.destination, NULL);
-    d->shared.queued--;
+    queue_of(d, delivery)->length--;
 }
 
 unsigned destination_take(struct destination *d, uint32_t recipients_max, struct link *out)
@@ -258,8 +272,11 @@ unsigned destination_take(struct destination *d, uint32_t recipients_max, struct
     uint32_t recipients = 0;
     const struct message *message = NULL;
     pthread_mutex_lock(&d->shared.lock);
-    while (!list_empty(&d->shared.queue)) {
-        struct delivery *delivery = delivery_of(d->shared.queue.next);
+    struct queue *queue =
+        &d->shared.queues[priority_next(&d->shared.turn, d->shared.queues[PRIORITY_BULK].length > 0,
+                                        d->shared.queues[PRIORITY_TRANSACTIONAL].length > 0)];
+    while (!list_empty(&queue->list)) {
+        struct delivery *delivery = delivery_of(queue->list.next);
         if (taken > 0 && (delivery->message != message ||
                           recipients + delivery->recipient_count > recipients_max))
             break;
@@ -295,12 +312,13 @@ uint64_t destination_take_all(struct destination *d, struct link *out)
 {
     uint64_t taken = 0;
     pthread_mutex_lock(&d->shared.lock);
-    while (!list_empty(&d->shared.queue)) {
-        struct delivery *delivery = delivery_of(d->shared.queue.next);
-        unlink_locked(d, delivery);
-        list_push_back(out, &delivery->shared.queue_link);
-        taken++;
-    }
+    for (int p = PRIORITIES - 1; p >= 0; p--)
+        while (!list_empty(&d->shared.queues[p].list)) {
+            struct delivery *delivery = delivery_of(d->shared.queues[p].list.next);
+            unlink_locked(d, delivery);
+            list_push_back(out, &delivery->shared.queue_link);
+            taken++;
+        }
     pthread_mutex_unlock(&d->shared.lock);
     release_many(d, taken);
     return taken;
@@ -311,20 +329,20 @@ uint64_t destination_take_all(struct destination *d, struct link *out)
  * lock it leads to can be taken. */
 bool destination_withdraw(struct destination_table *t, struct delivery *delivery)
 {
-    bool queued = false;
+    bool found = false;
     pthread_mutex_lock(&t->forget_lock);
     struct destination *d = atomic_load(&delivery->shared.destination);
     if (d != NULL) {
         pthread_mutex_lock(&d->shared.lock);
-        queued = atomic_load(&delivery->shared.destination) == d;
-        if (queued)
+        found = atomic_load(&delivery->shared.destination) == d;
+        if (found)
             unlink_locked(d, delivery);
         pthread_mutex_unlock(&d->shared.lock);
     }
     pthread_mutex_unlock(&t->forget_lock);
-    if (queued)
+    if (found)
         release(d);
-    return queued;
+    return found;
 }
 
 /* ---- lanes ---- */
@@ -332,7 +350,7 @@ bool destination_withdraw(struct destination_table *t, struct delivery *delivery
 bool destination_idle_enter(struct destination *d, struct idle_lane *lane)
 {
     pthread_mutex_lock(&d->shared.lock);
-    bool empty = list_empty(&d->shared.queue);
+    bool empty = queued(d) == 0;
     if (empty) {
         list_push_front(&d->shared.idle, &lane->link);
         lane->queued = true;
@@ -401,7 +419,7 @@ bool destination_lane_end(struct destination *d, bool stopping)
 {
     pthread_mutex_lock(&d->shared.lock);
     ASSERT(d->shared.lanes > 0);
-    bool again = !stopping && d->shared.lanes == 1 && !list_empty(&d->shared.queue);
+    bool again = !stopping && d->shared.lanes == 1 && queued(d) > 0;
     if (!again)
         d->shared.lanes--;
     pthread_mutex_unlock(&d->shared.lock);
@@ -432,7 +450,9 @@ void destination_aside_over(struct destination *d)
 struct destination_figures destination_figures(struct destination *d)
 {
     pthread_mutex_lock(&d->shared.lock);
-    struct destination_figures f = {.queued = d->shared.queued,
+    struct destination_figures f = {.queued = queued(d),
+                                    .transactional =
+                                        d->shared.queues[PRIORITY_TRANSACTIONAL].length,
                                     .lanes = d->shared.lanes,
                                     .sessions_ready = d->shared.ready,
                                     .idle = d->shared.idle_count,

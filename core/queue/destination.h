@@ -54,7 +54,7 @@ enum destination_call destination_enqueue(struct destination *d, struct delivery
                                           unsigned worker, unsigned lanes_max,
                                           struct idle_lane **idle_out);
 
-/* The oldest delivery and those of the same message right behind it, up to `recipients_max`
+/* The oldest delivery of the class whose turn it is (priority.h) and those of the same message right behind it, up to `recipients_max`
  * recipients together (always at least one delivery), moved to `out`. Returns how many; 0 = queue
  * empty. */
 unsigned destination_take(struct destination *d, uint32_t recipients_max, struct link *out);
@@ -108,6 +108,7 @@ void destination_aside_over(struct destination *d);
 /* A reading, taken under the lock. */
 struct destination_figures {
     uint64_t queued;
+    uint64_t transactional; /* of those queued */
     unsigned lanes, sessions_ready, idle, aside;
 };
 /* What it has now. Any thread. */

@@ -19,7 +19,7 @@ enum {
 
 struct schedule {
     struct schedule_policy policy;
-    struct ring *ring;
+    struct jobs *jobs;
     struct destination_table *destinations;
     void (*on_pushed)(void *context, unsigned count);
     void *context;
@@ -27,13 +27,14 @@ struct schedule {
     uint64_t mono_ms, wall_ms; /* as of the last schedule_set_time */
     struct timer_wheel wheel;
     struct domain_table *domains;
-    struct link messages;   /* struct message, by queue_link */
-    struct link *edit_next; /* on `messages`: where the edit under way goes on */
-    struct link
-        ready; /* struct delivery, by shared.queue_link: due, waiting for room in the ring */
+    struct link messages;          /* struct message, by queue_link */
+    struct link *edit_next;        /* on `messages`: where the edit under way goes on */
+    struct link ready[PRIORITIES]; /* struct delivery, by shared.queue_link: due, waiting for room
+                                      in the ring */
     struct link stranded; /* struct domain, by stranded_link; those without any are taken off when
                              they are met */
     uint64_t message_count, recipient_count;
+    uint64_t recipients_of[PRIORITIES]; /* the same by class */
 };
 
 static void on_timer(struct timer *timer, void *owner);
@@ -45,7 +46,7 @@ struct schedule *schedule_create(const struct schedule_options *options, uint64_
     if (s == NULL)
         return NULL;
     s->policy = options->policy;
-    s->ring = options->ring;
+    s->jobs = options->jobs;
     s->destinations = options->destinations;
     s->on_pushed = options->on_pushed;
     s->context = options->context;
@@ -55,7 +56,8 @@ struct schedule *schedule_create(const struct schedule_options *options, uint64_
     timer_wheel_init(&s->wheel, mono_ms, s);
     list_init(&s->messages);
     s->edit_next = &s->messages;
-    list_init(&s->ready);
+    for (int p = 0; p < PRIORITIES; p++)
+        list_init(&s->ready[p]);
     list_init(&s->stranded);
     s->domains = domain_table_create(random_u64(&s->random));
     if (s->domains == NULL) {
@@ -154,7 +156,7 @@ static void make_ready(struct schedule *s, struct delivery *d)
     ASSERT(d->place == PLACE_WAITING);
     timer_disarm(&s->wheel, &d->timer);
     list_remove(&d->shared.queue_link); /* no longer stranded */
-    list_push_back(&s->ready, &d->shared.queue_link);
+    list_push_back(&s->ready[d->message->priority], &d->shared.queue_link);
 }
 
 /* For its next attempt or its age limit, whichever is first. */
@@ -199,12 +201,12 @@ static void on_timer(struct timer *timer, void *owner)
     ASSERT(false); /* its timer was disarmed when its outcome came */
 }
 
-/* Into the ring, in order, until it is full. */
-static unsigned push_ready(struct schedule *s)
+/* Into the ring of this priority, in order, until it is full. */
+static unsigned push_ready(struct schedule *s, struct link *ready)
 {
     unsigned pushed = 0;
-    while (!list_empty(&s->ready)) {
-        struct delivery *d = CONTAINER_OF(s->ready.next, struct delivery, shared.queue_link);
+    while (!list_empty(ready)) {
+        struct delivery *d = CONTAINER_OF(ready->next, struct delivery, shared.queue_link);
         list_remove(&d->shared.queue_link);
         d->place = PLACE_OUT;
         if (s->mono_ms >= expiry_of(s, d))
@@ -212,10 +214,10 @@ static unsigned push_ready(struct schedule *s)
         bool marked = (d->flags & (DELIVERY_EXPIRED | DELIVERY_OPERATOR_BOUNCE)) != 0;
         if (!marked)
             timer_arm(&s->wheel, &d->timer, expiry_of(s, d));
-        if (!ring_push(s->ring, d)) {
+        if (!jobs_push(s->jobs, d)) {
             d->place = PLACE_WAITING;
             timer_disarm(&s->wheel, &d->timer);
-            list_push_front(&s->ready, &d->shared.queue_link);
+            list_push_front(ready, &d->shared.queue_link);
             break;
         }
         pushed++;
@@ -227,11 +229,14 @@ int schedule_run(struct schedule *s, uint64_t mono_ms, uint64_t wall_ms)
 {
     schedule_set_time(s, mono_ms, wall_ms);
     (void)timer_wheel_advance(&s->wheel, s->mono_ms);
-    unsigned pushed = push_ready(s);
+    unsigned pushed = push_ready(s, &s->ready[PRIORITY_TRANSACTIONAL]);
+    pushed += push_ready(s, &s->ready[PRIORITY_BULK]);
     if (pushed > 0)
         s->on_pushed(s->context, pushed);
     int wait = timer_wheel_wait_ms(&s->wheel, s->mono_ms);
-    if (!list_empty(&s->ready) && (wait < 0 || wait > RING_FULL_WAIT_MS))
+    bool waits =
+        !list_empty(&s->ready[PRIORITY_TRANSACTIONAL]) || !list_empty(&s->ready[PRIORITY_BULK]);
+    if (waits && (wait < 0 || wait > RING_FULL_WAIT_MS))
         return RING_FULL_WAIT_MS;
     return wait;
 }
@@ -376,6 +381,7 @@ enum schedule_added schedule_add(struct schedule *s, uint64_t id, struct slice r
     if (m == NULL)
         return SCHEDULE_NO_MEMORY;
     m->id = id;
+    m->priority = e.priority;
     m->arrived_mono_ms =
         state_of == NULL ? (int64_t)s->mono_ms : arrival_of_stored(s, e.arrived_wall_ms);
     list_init(&m->deliveries);
@@ -395,6 +401,7 @@ enum schedule_added schedule_add(struct schedule *s, uint64_t id, struct slice r
         }
     }
     s->recipient_count += m->recipients_left;
+    s->recipients_of[m->priority] += m->recipients_left;
     for (struct link *l = m->deliveries.next; l != &m->deliveries; l = l->next)
         let_wait(s, CONTAINER_OF(l, struct delivery, message_link));
     if (m->recipients_left == 0)
@@ -513,6 +520,7 @@ void schedule_apply_outcome(struct schedule *s, const struct commit_op *op)
     uint32_t before = d->recipient_count;
     keep_deferred(d, op);
     s->recipient_count -= before - d->recipient_count;
+    s->recipients_of[d->message->priority] -= before - d->recipient_count;
     if (d->recipient_count == 0) {
         free_delivery(s, d);
         if (list_empty(&m->deliveries))
@@ -649,4 +657,9 @@ uint64_t schedule_messages(const struct schedule *s)
 uint64_t schedule_recipients(const struct schedule *s)
 {
     return s->recipient_count;
+}
+
+uint64_t schedule_recipients_of(const struct schedule *s, enum envelope_priority priority)
+{
+    return s->recipients_of[priority];
 }

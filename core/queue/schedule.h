@@ -19,9 +19,9 @@
 #ifndef ONWARD_CORE_QUEUE_SCHEDULE_H
 #define ONWARD_CORE_QUEUE_SCHEDULE_H
 
-#include "core/base/ring.h"
 #include "core/queue/delivery.h"
 #include "core/queue/destination.h"
+#include "core/queue/jobs.h"
 #include "core/spool/committer.h"
 #include "core/spool/envelope.h"
 #include "core/spool/store.h"
@@ -43,7 +43,7 @@ struct schedule_policy {
 /* What the schedule works with; copied, its pointers borrowed for its whole life. */
 struct schedule_options {
     struct schedule_policy policy;
-    struct ring *ring;                                /* the job ring: struct delivery pointers */
+    struct jobs *jobs;                                /* where what is due goes */
     struct destination_table *destinations;           /* where deliveries that are out may wait */
     void (*on_pushed)(void *context, unsigned count); /* wake workers: jobs are in the ring */
     void *context;
@@ -106,5 +106,6 @@ uint64_t schedule_due_wall_ms(const struct schedule *s, const struct delivery *d
 /* What is queued now, wherever it is. */
 uint64_t schedule_messages(const struct schedule *s);
 uint64_t schedule_recipients(const struct schedule *s);
+uint64_t schedule_recipients_of(const struct schedule *s, enum envelope_priority priority);
 
 #endif

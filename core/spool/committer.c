@@ -53,7 +53,8 @@ struct committer {
     uint64_t missed[MISSED_MAX];
     struct commit_op *edits_first, *edits_last; /* to be carried out, linked by mail.next */
     struct {
-        _Atomic uint64_t commits, messages, outcomes, messages_queued, recipients_queued;
+        _Atomic uint64_t commits, messages, outcomes, messages_queued, recipients_queued,
+            transactional_queued;
     } shared; /* written by the thread, read by any (relaxed) */
 };
 
@@ -342,6 +343,8 @@ static void publish_lengths(struct committer *c)
     atomic_store_explicit(&c->shared.messages_queued, schedule_messages(s), memory_order_relaxed);
     atomic_store_explicit(&c->shared.recipients_queued, schedule_recipients(s),
                           memory_order_relaxed);
+    atomic_store_explicit(&c->shared.transactional_queued,
+                          schedule_recipients_of(s, PRIORITY_TRANSACTIONAL), memory_order_relaxed);
 }
 
 static void run_batch(struct committer *c, struct batch *b)
@@ -624,5 +627,7 @@ struct committer_figures committer_figures(const struct committer *c)
         .outcomes = atomic_load_explicit(&c->shared.outcomes, memory_order_relaxed),
         .messages_queued = atomic_load_explicit(&c->shared.messages_queued, memory_order_relaxed),
         .recipients_queued =
-            atomic_load_explicit(&c->shared.recipients_queued, memory_order_relaxed)};
+            atomic_load_explicit(&c->shared.recipients_queued, memory_order_relaxed),
+        .transactional_queued =
+            atomic_load_explicit(&c->shared.transactional_queued, memory_order_relaxed)};
 }

@@ -140,6 +140,7 @@ struct committer_figures {
     uint64_t messages; /* stored, bounces included */
     uint64_t outcomes;
     uint64_t messages_queued, recipients_queued; /* now, of what was taken in */
+    uint64_t transactional_queued;               /* recipients of transactional mail, of those */
 };
 
 /* A relaxed snapshot; any thread. */

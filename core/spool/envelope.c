@@ -3,10 +3,28 @@
 #include "core/base/assert.h"
 #include "core/base/bytes.h"
 
-/* The record: version 1, fixed numbers, three strings, then a table of 4-byte offsets (from the
+/* The record: version 2, fixed numbers, three strings, then a table of 4-byte offsets (from the
  * record's start), one per recipient, then the recipients. The table makes any recipient reachable
  * in constant time. */
-enum { VERSION = 1, OFFSET_BYTES = 4, FLAGS_KNOWN = 31, NOTIFY_KNOWN = 15 };
+enum { VERSION = 2, OFFSET_BYTES = 4, FLAGS_KNOWN = 31, NOTIFY_KNOWN = 15 };
+
+static const char *const priority_names[] = {
+    [PRIORITY_BULK] = "bulk", [PRIORITY_TRANSACTIONAL] = "transactional"};
+
+const char *envelope_priority_name(uint8_t priority)
+{
+    return priority_names[priority];
+}
+
+bool envelope_priority_parse(struct slice name, uint8_t *priority_out)
+{
+    for (uint8_t p = 0; p < PRIORITIES; p++)
+        if (slice_equal_nocase(name, slice_str(priority_names[p]))) {
+            *priority_out = p;
+            return true;
+        }
+    return false;
+}
 
 void envelope_encode(const struct envelope *e, struct buf *out)
 {
@@ -15,6 +33,7 @@ void envelope_encode(const struct envelope *e, struct buf *out)
     bytes_append(out, VERSION, 1);
     bytes_append(out, e->flags, 1);
     bytes_append(out, e->ret, 1);
+    bytes_append(out, e->priority, 1);
     bytes_append(out, e->id, 8);
     bytes_append(out, e->arrived_wall_ms, 8);
     bytes_append(out, e->size_bytes, 8);
@@ -54,6 +73,7 @@ static bool decode_head(struct bytes_cursor *c, struct envelope *e)
         return false;
     e->flags = (uint8_t)bytes_read(c, 1);
     e->ret = (uint8_t)bytes_read(c, 1);
+    e->priority = (uint8_t)bytes_read(c, 1);
     e->id = bytes_read(c, 8);
     e->arrived_wall_ms = bytes_read(c, 8);
     e->size_bytes = bytes_read(c, 8);
@@ -63,9 +83,9 @@ static bool decode_head(struct bytes_cursor *c, struct envelope *e)
     e->envid = bytes_read_string(c);
     e->origin = bytes_read_string(c);
     e->recipients = NULL;
-    return !c->bad && e->flags <= FLAGS_KNOWN && e->ret <= RET_HDRS && e->recipient_count > 0 &&
-           e->recipient_count <= ENVELOPE_RECIPIENTS_MAX && e->header_bytes <= e->size_bytes &&
-           is_clean(e->sender) && is_clean(e->envid) &&
+    return !c->bad && e->flags <= FLAGS_KNOWN && e->ret <= RET_HDRS && e->priority < PRIORITIES &&
+           e->recipient_count > 0 && e->recipient_count <= ENVELOPE_RECIPIENTS_MAX &&
+           e->header_bytes <= e->size_bytes && is_clean(e->sender) && is_clean(e->envid) &&
            c->rest.len >= (size_t)e->recipient_count * OFFSET_BYTES;
 }
 

@@ -19,6 +19,19 @@ enum envelope_notify {
 /* RFC 3461 4.3 */
 enum envelope_ret { RET_NONE, RET_FULL, RET_HDRS };
 
+/* What goes first where mail waits (queue/priority.h). */
+enum envelope_priority {
+    PRIORITY_BULK,          /* what is not marked, and bounces */
+    PRIORITY_TRANSACTIONAL, /* one-time codes and the like */
+    PRIORITIES
+};
+
+/* "bulk" or "transactional". Static storage. */
+const char *envelope_priority_name(uint8_t priority);
+
+/* By its name, in any case. False: there is none of it. */
+bool envelope_priority_parse(struct slice name, uint8_t *priority_out);
+
 enum envelope_flags {
     ENVELOPE_SMTPUTF8 = 1,         /* asked for at MAIL (RFC 6531) */
     ENVELOPE_BODY_8BIT = 2,        /* BODY=8BITMIME was given (RFC 6152) */
@@ -42,6 +55,7 @@ struct envelope {
     uint32_t header_bytes;    /* of it, the header section with its blank line */
     uint8_t flags;            /* enum envelope_flags bits */
     uint8_t ret;              /* enum envelope_ret */
+    uint8_t priority;         /* enum envelope_priority */
     struct slice sender;      /* reverse-path without brackets; empty is <> */
     struct slice envid;       /* as given, xtext (RFC 3461 4.4); or empty */
     struct slice origin;      /* "[192.0.2.7] helo.example", for logs and bounces */

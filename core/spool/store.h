@@ -21,7 +21,7 @@
 #include "core/base/slice.h"
 #include "core/reply.h"
 
-enum { STORE_CHUNK_BYTES = 64 * 1024, STORE_FORMAT = 2 };
+enum { STORE_CHUNK_BYTES = 64 * 1024, STORE_FORMAT = 3 };
 
 struct store;
 struct store_reader;

@@ -207,7 +207,7 @@ static void create_parts(struct sim_world *w)
     w->parts = (struct worker_parts){.config = c,
                                      .health = health_create(&health),
                                      .destinations = destination_table_create(),
-                                     .jobs = ring_create(64),
+                                     .jobs = jobs_create(64),
                                      .observer = &w->observer,
                                      .sessions_max = w->sessions_max,
                                      .workers = &w->worker,
@@ -235,7 +235,7 @@ void sim_world_start(struct sim_world *w)
                                                   .retry_max_ms = w->config->retry.max_ms,
                                                   .age_limit_ms = w->config->retry.age_limit_ms,
                                                   .jitter_percent = 10},
-                                       .ring = w->parts.jobs,
+                                       .jobs = w->parts.jobs,
                                        .destinations = w->parts.destinations,
                                        .on_pushed = on_pushed,
                                        .random_seed = random_u64(sim_random())};
@@ -506,7 +506,7 @@ void sim_world_destroy(struct sim_world **w)
     destination_table_destroy(&old->parts.destinations);
     health_destroy(&old->parts.health);
     client_counts_destroy(&old->parts.shared->clients);
-    ring_destroy(&old->parts.jobs);
+    jobs_destroy(&old->parts.jobs);
     tls_destroy(&old->parts.tls);
     free(old->parts.shared);
     config_free(&old->config);

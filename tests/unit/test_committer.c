@@ -19,7 +19,8 @@ enum { ID = 42, BATCH = 50, HOUR = 3600000, RING = 1024 };
 struct world {
     char path[64];
     struct store *store;
-    struct ring *ring;
+    struct jobs *jobs;
+    struct priority_turn turn;
     struct destination_table *destinations;
     struct schedule *schedule;
     struct committer *committer;
@@ -93,7 +94,7 @@ static void start(struct world *w)
     struct schedule_options schedule = {.policy = {.retry_first_ms = HOUR,
                                                    .retry_max_ms = HOUR,
                                                    .age_limit_ms = UINT64_C(100) * HOUR},
-                                        .ring = w->ring,
+                                        .jobs = w->jobs,
                                         .destinations = w->destinations,
                                         .on_pushed = on_pushed,
                                         .context = w,
@@ -112,7 +113,7 @@ static struct world *create(void)
     assert_non_null(w);
     make_spool_path(w->path);
     w->store = open_spool(w->path, 64 << 20, 0);
-    w->ring = ring_create(RING);
+    w->jobs = jobs_create(RING);
     w->destinations = destination_table_create();
     bool made = sem_init(&w->pushed, 0, 0) == 0 && sem_init(&w->at_gate, 0, 0) == 0 &&
                 sem_init(&w->open_gate, 0, 0) == 0 && sem_init(&w->done, 0, 0) == 0;
@@ -120,7 +121,7 @@ static struct world *create(void)
     store_one(w);
     start(w);
     await(&w->pushed);
-    w->delivery = ring_pop(w->ring);
+    w->delivery = jobs_take(w->jobs, &w->turn);
     assert_non_null(w->delivery);
     return w;
 }
@@ -128,7 +129,7 @@ static struct world *create(void)
 static void stop(struct world *w)
 {
     committer_stop(&w->committer);
-    while (ring_pop(w->ring) != NULL)
+    while (jobs_take(w->jobs, &w->turn) != NULL)
         continue;
     schedule_destroy(&w->schedule);
 }
@@ -137,7 +138,7 @@ static void destroy(struct world *w)
 {
     stop(w);
     destination_table_destroy(&w->destinations);
-    ring_destroy(&w->ring);
+    jobs_destroy(&w->jobs);
     store_close(&w->store);
     remove_spool(w->path);
     free(w);
@@ -201,7 +202,7 @@ static void what_arrives_during_a_commit_shares_the_next_one(void **state)
         await(&w->pushed);
     }
     assert_int_equal(committer_figures(w->committer).commits, before + 1);
-    assert_int_equal(ring_length(w->ring), BATCH);
+    assert_int_equal(jobs_length(w->jobs), BATCH);
     stop(w);
     assert_int_equal(store_last_id(w->store), ID + BATCH);
     start(w); /* all are there again */
@@ -302,7 +303,7 @@ static void a_long_queue_is_taken_in_beside_new_mail_each_message_once(void **st
     submit(w, &message);
     for (unsigned i = 0; i < LONG + 1; i++) {
         await(&w->pushed);
-        struct delivery *d = ring_pop(w->ring);
+        struct delivery *d = jobs_take(w->jobs, &w->turn);
         assert_non_null(d);
         assert_false(seen[d->message->id - ID]);
         seen[d->message->id - ID] = true;

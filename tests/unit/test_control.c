@@ -24,7 +24,8 @@ struct world {
     char path[64], socket[96];
     struct config config;
     struct store *store;
-    struct ring *ring;
+    struct jobs *jobs;
+    struct priority_turn turn;
     struct destination_table *destinations;
     struct schedule *schedule;
     struct committer *committer;
@@ -79,12 +80,12 @@ static void start_parts(struct world *w, struct error *error)
                                         .flights_max = 4,
                                         .flight_limit_ms = 1000,
                                         .cache_entries_max = 16};
-    w->ring = ring_create(1024);
+    w->jobs = jobs_create(1024);
     w->destinations = destination_table_create();
     w->health = health_create(&health);
     struct schedule_options schedule = {
         .policy = {.retry_first_ms = HOUR, .retry_max_ms = HOUR, .age_limit_ms = HOUR},
-        .ring = w->ring,
+        .jobs = w->jobs,
         .destinations = w->destinations,
         .on_pushed = on_pushed,
         .random_seed = 1};
@@ -129,11 +130,11 @@ static int tear_down(void **state)
     resolver_stop(&w->resolver);
     committer_stop(&w->committer);
     control_destroy(&w->control);
-    while (ring_pop(w->ring) != NULL)
+    while (jobs_take(w->jobs, &w->turn) != NULL)
         continue;
     schedule_destroy(&w->schedule);
     destination_table_destroy(&w->destinations);
-    ring_destroy(&w->ring);
+    jobs_destroy(&w->jobs);
     health_destroy(&w->health);
     store_close(&w->store);
     remove_spool(w->path);

@@ -15,7 +15,8 @@ static const uint64_t WALL = 1700000000000;
 
 struct world {
     struct schedule *schedule;
-    struct ring *ring;
+    struct jobs *jobs;
+    struct priority_turn turn;
     struct destination_table *destinations;
     uint64_t now;
     unsigned pushed;
@@ -29,13 +30,13 @@ static void on_pushed(void *context, unsigned count)
 static struct world *create(unsigned ring_slots)
 {
     struct world *w = calloc(1, sizeof *w);
-    w->ring = ring_create(ring_slots);
+    w->jobs = jobs_create(ring_slots);
     w->destinations = destination_table_create();
     struct schedule_options options = {.policy = {.retry_first_ms = 5 * MINUTE,
                                                   .retry_max_ms = 4 * HOUR,
                                                   .age_limit_ms = 5ull * DAY,
                                                   .jitter_percent = 0},
-                                       .ring = w->ring,
+                                       .jobs = w->jobs,
                                        .destinations = w->destinations,
                                        .on_pushed = on_pushed,
                                        .context = w,
@@ -46,11 +47,11 @@ static struct world *create(unsigned ring_slots)
 
 static void destroy(struct world *w)
 {
-    while (ring_pop(w->ring) != NULL)
+    while (jobs_take(w->jobs, &w->turn) != NULL)
         continue;
     schedule_destroy(&w->schedule);
     destination_table_destroy(&w->destinations);
-    ring_destroy(&w->ring);
+    jobs_destroy(&w->jobs);
     free(w);
 }
 
@@ -115,7 +116,7 @@ static void recipients_of_one_domain_share_a_delivery(void **state)
     add(w, 1, TO("a@x.example", "b@y.example", "c@x.example"));
     (void)run(w, 0);
     assert_int_equal(w->pushed, 2);
-    struct delivery *x = ring_pop(w->ring), *y = ring_pop(w->ring);
+    struct delivery *x = jobs_take(w->jobs, &w->turn), *y = jobs_take(w->jobs, &w->turn);
     assert_string_equal(x->domain->name, "x.example");
     assert_int_equal(x->recipient_count, 2);
     assert_int_equal(delivery_recipients(x)[0], 0);
@@ -136,13 +137,13 @@ static void retries_double_from_five_minutes_to_four_hours(void **state)
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
     for (size_t i = 0; i < sizeof minutes / sizeof *minutes; i++) {
-        struct delivery *d = ring_pop(w->ring);
+        struct delivery *d = jobs_take(w->jobs, &w->turn);
         assert_non_null(d);
         assert_int_equal(d->attempts, i);
         (void)end(w, d, "F");
         uint64_t due = w->now + minutes[i] * MINUTE;
         (void)run(w, due - 1);
-        assert_null(ring_pop(w->ring));
+        assert_null(jobs_take(w->jobs, &w->turn));
         (void)run(w, due);
     }
     destroy(w);
@@ -154,9 +155,9 @@ static void what_is_left_of_a_delivery_is_tried_again_alone(void **state)
     struct world *w = create(64);
     add(w, 1, TO("a@x.example", "b@x.example", "c@x.example"));
     (void)run(w, 0);
-    assert_int_equal(end(w, ring_pop(w->ring), "DFB"), 1);
+    assert_int_equal(end(w, jobs_take(w->jobs, &w->turn), "DFB"), 1);
     (void)run(w, 5 * MINUTE);
-    struct delivery *d = ring_pop(w->ring);
+    struct delivery *d = jobs_take(w->jobs, &w->turn);
     assert_int_equal(d->recipient_count, 1);
     assert_int_equal(delivery_recipients(d)[0], 1);
     assert_int_equal(end(w, d, "D"), 0);
@@ -170,7 +171,7 @@ static void the_age_limit_marks_what_waits(void **state)
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
     for (;;) {
-        struct delivery *d = ring_pop(w->ring);
+        struct delivery *d = jobs_take(w->jobs, &w->turn);
         assert_non_null(d);
         if (d->flags & DELIVERY_EXPIRED)
             break;
@@ -188,15 +189,15 @@ static void what_cannot_be_returned_at_its_age_limit_is_not_tried_without_end(vo
     struct world *w = create(64);
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
-    (void)end(w, ring_pop(w->ring), "F");
+    (void)end(w, jobs_take(w->jobs, &w->turn), "F");
     (void)run(w, 5 * DAY);
     for (int i = 0; i < 3; i++) {
-        struct delivery *d = ring_pop(w->ring);
+        struct delivery *d = jobs_take(w->jobs, &w->turn);
         assert_non_null(d);
         assert_true(d->flags & DELIVERY_EXPIRED);
         (void)end(w, d, "F"); /* unreadable: kept for the operator */
         (void)run(w, w->now);
-        assert_null(ring_pop(w->ring));
+        assert_null(jobs_take(w->jobs, &w->turn));
         (void)run(w, w->now + (uint64_t)4 * 60 * MINUTE);
     }
     destroy(w);
@@ -209,11 +210,11 @@ static void the_age_limit_takes_a_delivery_out_of_its_destination(void **state)
     struct idle_lane *idle = NULL;
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
-    struct delivery *d = ring_pop(w->ring);
+    struct delivery *d = jobs_take(w->jobs, &w->turn);
     struct destination *x = destination_acquire(w->destinations, SLICE_LIT("10 mx.x.example"));
     (void)destination_enqueue(x, d, 0, 20, &idle);
     (void)run(w, 5ull * DAY);
-    assert_ptr_equal(ring_pop(w->ring), d);
+    assert_ptr_equal(jobs_take(w->jobs, &w->turn), d);
     assert_true((d->flags & DELIVERY_EXPIRED) != 0);
     assert_int_equal(destination_figures(x).queued, 0);
     (void)destination_lane_end(x, true);
@@ -228,12 +229,12 @@ static void a_session_keeps_what_it_carries_past_the_age_limit(void **state)
     struct world *w = create(64);
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
-    struct delivery *d = ring_pop(w->ring);
+    struct delivery *d = jobs_take(w->jobs, &w->turn);
     (void)run(w, 5ull * DAY + 10);
-    assert_null(ring_pop(w->ring)); /* not queued anywhere: a session has it */
+    assert_null(jobs_take(w->jobs, &w->turn)); /* not queued anywhere: a session has it */
     (void)end(w, d, "F");
     (void)run(w, 5ull * DAY + 20);
-    assert_ptr_equal(ring_pop(w->ring), d);
+    assert_ptr_equal(jobs_take(w->jobs, &w->turn), d);
     assert_true((d->flags & DELIVERY_EXPIRED) != 0);
     destroy(w);
 }
@@ -247,7 +248,7 @@ static void a_full_ring_delays_and_drops_nothing(void **state)
     int wait = run(w, 0);
     assert_true(wait >= 0 && wait <= 10);
     for (uint64_t id = 1; id <= 10; id++) { /* in order, as room comes */
-        struct delivery *d = ring_pop(w->ring);
+        struct delivery *d = jobs_take(w->jobs, &w->turn);
         assert_non_null(d);
         assert_int_equal(d->message->id, id);
         (void)end(w, d, "D");
@@ -283,16 +284,16 @@ static void held_mail_waits_for_its_release_beyond_the_age_limit(void **state)
     struct world *w = create(64);
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
-    (void)end(w, ring_pop(w->ring), "F");
+    (void)end(w, jobs_take(w->jobs, &w->turn), "F");
     assert_int_equal(edit(w, EDIT_HOLD, 1, ""), 1);
     assert_int_equal(touched, 1);
     assert_int_equal(run(w, 30ull * DAY), -1);
-    assert_null(ring_pop(w->ring));
+    assert_null(jobs_take(w->jobs, &w->turn));
     assert_int_equal(edit(w, EDIT_RETRY, 1, ""), 1); /* matched, but held is held */
     assert_int_equal(touched, 0);
     assert_int_equal(edit(w, EDIT_RELEASE, 0, "x.example"), 1);
     (void)run(w, 30ull * DAY + 1);
-    assert_non_null(ring_pop(w->ring));
+    assert_non_null(jobs_take(w->jobs, &w->turn));
     destroy(w);
 }
 
@@ -308,7 +309,8 @@ static void an_edit_goes_through_a_long_queue_in_parts(void **state)
     (void)run(w, 0); /* some are out */
     touched = 0;
     while (!schedule_edit(w->schedule, &op, on_touched, NULL)) {
-        struct delivery *d = ring_pop(w->ring); /* some leave, perhaps the one it has come to */
+        struct delivery *d =
+            jobs_take(w->jobs, &w->turn); /* some leave, perhaps the one it has come to */
         if (d != NULL)
             (void)end(w, d, "D");
         calls++;
@@ -325,7 +327,7 @@ static void a_hold_on_mail_that_is_out_takes_effect_when_it_comes_back(void **st
     struct world *w = create(64);
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
-    struct delivery *d = ring_pop(w->ring);
+    struct delivery *d = jobs_take(w->jobs, &w->turn);
     assert_int_equal(edit(w, EDIT_HOLD, 1, ""), 1);
     (void)end(w, d, "F");
     assert_int_equal(run(w, DAY), -1);
@@ -339,16 +341,16 @@ static void a_retry_is_due_at_once_and_a_bounce_is_marked(void **state)
     add(w, 1, TO("a@x.example"));
     add(w, 2, TO("a@y.example"));
     (void)run(w, 0);
-    (void)end(w, ring_pop(w->ring), "F");
-    (void)end(w, ring_pop(w->ring), "F");
+    (void)end(w, jobs_take(w->jobs, &w->turn), "F");
+    (void)end(w, jobs_take(w->jobs, &w->turn), "F");
     assert_int_equal(edit(w, EDIT_RETRY, 0, "x.example"), 1);
     (void)run(w, 1);
-    struct delivery *d = ring_pop(w->ring);
+    struct delivery *d = jobs_take(w->jobs, &w->turn);
     assert_int_equal(d->message->id, 1);
-    assert_null(ring_pop(w->ring));
+    assert_null(jobs_take(w->jobs, &w->turn));
     assert_int_equal(edit(w, EDIT_BOUNCE, 2, ""), 1);
     (void)run(w, 2);
-    d = ring_pop(w->ring);
+    d = jobs_take(w->jobs, &w->turn);
     assert_int_equal(d->message->id, 2);
     assert_true((d->flags & DELIVERY_OPERATOR_BOUNCE) != 0);
     destroy(w);
@@ -383,22 +385,23 @@ static void what_is_stranded_goes_when_one_of_its_exchanges_is_back(void **state
     add(w, 2, TO("a@y.example"));
     add(w, 3, TO("a@z.example"));
     (void)run(w, 0);
-    (void)end_stranded(w, ring_pop(w->ring), "F", MARK_A | MARK_B, 0);
-    (void)end_stranded(w, ring_pop(w->ring), "F", MARK_C, 0);
-    (void)end(w, ring_pop(w->ring), "F");
+    (void)end_stranded(w, jobs_take(w->jobs, &w->turn), "F", MARK_A | MARK_B, 0);
+    (void)end_stranded(w, jobs_take(w->jobs, &w->turn), "F", MARK_C, 0);
+    (void)end(w, jobs_take(w->jobs, &w->turn), "F");
     (void)run(w, MINUTE);
     schedule_release(w->schedule, MARK_B);
     (void)run(w, MINUTE + 999); /* a second for the attempt that was made */
-    assert_null(ring_pop(w->ring));
+    assert_null(jobs_take(w->jobs, &w->turn));
     (void)run(w, MINUTE + 1000);
-    struct delivery *d = ring_pop(w->ring);
+    struct delivery *d = jobs_take(w->jobs, &w->turn);
     assert_non_null(d);
     assert_string_equal(d->domain->name, "x.example");
-    assert_null(ring_pop(w->ring)); /* neither stranded elsewhere nor deferred for another reason */
+    assert_null(jobs_take(
+        w->jobs, &w->turn)); /* neither stranded elsewhere nor deferred for another reason */
     (void)end(w, d, "D");
     schedule_release(w->schedule, MARK_B); /* nothing is left of it */
     (void)run(w, 2 * MINUTE);
-    assert_null(ring_pop(w->ring));
+    assert_null(jobs_take(w->jobs, &w->turn));
     destroy(w);
 }
 
@@ -411,7 +414,7 @@ static void a_release_never_puts_off_and_goes_a_few_each_millisecond(void **stat
         add(w, id, TO("a@x.example"));
     (void)run(w, 0);
     for (int i = 0; i < COUNT; i++)
-        (void)end_stranded(w, ring_pop(w->ring), "F", MARK_A, i == 0 ? 500 : 0);
+        (void)end_stranded(w, jobs_take(w->jobs, &w->turn), "F", MARK_A, i == 0 ? 500 : 0);
     schedule_release(w->schedule, MARK_A);
     w->pushed = 0;
     (void)run(w, 500); /* the probe, as announced */
@@ -429,13 +432,14 @@ static void one_delivery_is_due_when_its_exchange_may_be_probed(void **state)
     struct world *w = create(64);
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
-    (void)end_stranded(w, ring_pop(w->ring), "F", MARK_A, MINUTE);
+    (void)end_stranded(w, jobs_take(w->jobs, &w->turn), "F", MARK_A, MINUTE);
     (void)run(w, MINUTE - 1);
-    assert_null(ring_pop(w->ring));
+    assert_null(jobs_take(w->jobs, &w->turn));
     (void)run(w, MINUTE);
-    (void)end_stranded(w, ring_pop(w->ring), "F", MARK_A, HOUR); /* not later than in its turn */
+    (void)end_stranded(w, jobs_take(w->jobs, &w->turn), "F", MARK_A,
+                       HOUR); /* not later than in its turn */
     (void)run(w, 11 * MINUTE);
-    assert_non_null(ring_pop(w->ring));
+    assert_non_null(jobs_take(w->jobs, &w->turn));
     destroy(w);
 }
 
@@ -445,11 +449,11 @@ static void held_mail_is_not_released(void **state)
     struct world *w = create(64);
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
-    (void)end_stranded(w, ring_pop(w->ring), "F", MARK_A, 0);
+    (void)end_stranded(w, jobs_take(w->jobs, &w->turn), "F", MARK_A, 0);
     assert_int_equal(edit(w, EDIT_HOLD, 1, ""), 1);
     schedule_release(w->schedule, MARK_A);
     (void)run(w, HOUR);
-    assert_null(ring_pop(w->ring));
+    assert_null(jobs_take(w->jobs, &w->turn));
     destroy(w);
 }
 
@@ -462,14 +466,14 @@ static void a_restart_takes_up_where_it_stopped(void **state)
              stored, NULL);
     assert_int_equal(schedule_recipients(w->schedule), 4);
     (void)run(w, 0);
-    struct delivery *fresh = ring_pop(w->ring);
+    struct delivery *fresh = jobs_take(w->jobs, &w->turn);
     assert_int_equal(fresh->recipient_count, 1);
     assert_int_equal(delivery_recipients(fresh)[0], 4);
-    assert_null(ring_pop(w->ring));
+    assert_null(jobs_take(w->jobs, &w->turn));
     (void)run(w, 7 * MINUTE - 1);
-    assert_null(ring_pop(w->ring));
+    assert_null(jobs_take(w->jobs, &w->turn));
     (void)run(w, 7 * MINUTE);
-    struct delivery *waited = ring_pop(w->ring);
+    struct delivery *waited = jobs_take(w->jobs, &w->turn);
     assert_int_equal(waited->recipient_count, 2);
     assert_int_equal(waited->attempts, 2);
     assert_int_equal(run(w, DAY * 4ull), (int)60000); /* only age limits are left to look at */
@@ -491,12 +495,12 @@ static void a_wall_clock_that_is_set_moves_no_retry_and_no_age_limit(void **stat
         struct world *w = create(64);
         add(w, 1, TO("a@x.example"));
         (void)run(w, 0);
-        (void)end(w, ring_pop(w->ring), "F");
+        (void)end(w, jobs_take(w->jobs, &w->turn), "F");
         (void)run_at(w, 1000, jumps[i]);
         (void)run_at(w, 5 * MINUTE - 1, jumps[i]);
-        assert_null(ring_pop(w->ring));
+        assert_null(jobs_take(w->jobs, &w->turn));
         (void)run_at(w, 5 * MINUTE, jumps[i]);
-        struct delivery *d = ring_pop(w->ring);
+        struct delivery *d = jobs_take(w->jobs, &w->turn);
         assert_non_null(d);
         assert_false(d->flags & DELIVERY_EXPIRED);
 
@@ -505,11 +509,11 @@ static void a_wall_clock_that_is_set_moves_no_retry_and_no_age_limit(void **stat
         (void)end(w, d, "F");
         assert_int_equal(schedule_due_wall_ms(w->schedule, d), WALL + 15 * MINUTE);
         (void)run_at(w, 15 * MINUTE, -jumps[i]);
-        assert_ptr_equal(ring_pop(w->ring), d);
+        assert_ptr_equal(jobs_take(w->jobs, &w->turn), d);
         (void)run_at(w, 5ull * DAY - 1, -jumps[i]); /* a session has it all the time */
         (void)end(w, d, "F");
         (void)run_at(w, 5ull * DAY, jumps[i]);
-        assert_ptr_equal(ring_pop(w->ring), d);
+        assert_ptr_equal(jobs_take(w->jobs, &w->turn), d);
         assert_true(d->flags & DELIVERY_EXPIRED);
         destroy(w);
     }
@@ -550,15 +554,15 @@ static void a_clock_that_was_set_between_two_processes_loses_no_retry(void **sta
         buf_fini(&record);
         if (table[i].due > 0)
             (void)run_at(w, table[i].due - 1, table[i].ahead);
-        assert_null(ring_pop(w->ring));
+        assert_null(jobs_take(w->jobs, &w->turn));
         (void)run_at(w, table[i].due, table[i].ahead);
-        struct delivery *d = ring_pop(w->ring);
+        struct delivery *d = jobs_take(w->jobs, &w->turn);
         assert_non_null(d);
         assert_false(d->flags & DELIVERY_EXPIRED);
         (void)run_at(w, table[i].expires - 1, table[i].ahead);
         (void)end(w, d, "F");
         (void)run_at(w, table[i].expires, table[i].ahead);
-        assert_ptr_equal(ring_pop(w->ring), d);
+        assert_ptr_equal(jobs_take(w->jobs, &w->turn), d);
         assert_true(d->flags & DELIVERY_EXPIRED);
         destroy(w);
     }

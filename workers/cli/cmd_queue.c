@@ -32,16 +32,10 @@ static void add_row(struct listing *l, const json_t *line)
         (void)snprintf(reply, sizeof reply, "%.8s %.200s", cli_text(last, "status"),
                        cli_text(last, "text"));
     const char *sender = cli_text(line, "sender");
-    const char *cells[] = {cli_text(line, "id"),
-                           age,
-                           size,
-                           cli_text(line, "state"),
-                           attempts,
-                           next,
-                           sender[0] != '\0' ? sender : "<>",
-                           cli_text(line, "recipient"),
-                           reply,
-                           NULL};
+    const char *cells[] = {
+        cli_text(line, "id"),        age,      size, cli_text(line, "state"),
+        cli_text(line, "priority"),  attempts, next, sender[0] != '\0' ? sender : "<>",
+        cli_text(line, "recipient"), reply,    NULL};
     table_add(l->table, cells);
 }
 
@@ -61,8 +55,9 @@ static void on_list_line(void *context, const json_t *line)
     (void)fputc('\n', stdout);
 }
 
-static const char *const headings[] = {"ID",   "AGE",    "SIZE",      "STATE",      "TRIED",
-                                       "NEXT", "SENDER", "RECIPIENT", "LAST REPLY", NULL};
+static const char *const headings[] = {"ID",        "AGE",        "SIZE", "STATE",
+                                       "PRIORITY",  "TRIED",      "NEXT", "SENDER",
+                                       "RECIPIENT", "LAST REPLY", NULL};
 
 static int list(const struct cli_options *options, int argc, char **argv)
 {

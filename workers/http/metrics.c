@@ -99,13 +99,15 @@ static void put_spool(struct buf *out, const struct worker_parts *parts)
     struct committer_figures f = committer_figures(parts->committer);
     gauge(out, "queue_messages", "Messages in the queue.", f.messages_queued);
     gauge(out, "queue_recipients", "Recipients in the queue.", f.recipients_queued);
+    gauge(out, "queue_transactional_recipients", "Recipients of transactional mail in the queue.",
+          f.transactional_queued);
     counter(out, "spool_commits_total", "Transactions made durable, one sync each.", f.commits);
     counter(out, "spool_messages_total", "Messages stored, bounces included.", f.messages);
     counter(out, "spool_outcomes_total", "Outcomes of attempts stored.", f.outcomes);
     gauge(out, "spool_has_room", "1 where the spool takes new mail, 0 below its floor.",
           store_has_room(parts->store));
     gauge(out, "jobs_waiting", "Deliveries due that no worker has taken yet.",
-          ring_length(parts->jobs));
+          jobs_length(parts->jobs));
 }
 
 static void put_dns(struct buf *out, const struct worker_parts *parts)

@@ -27,6 +27,19 @@ static void on_connection(struct watch *watch, unsigned events)
     }
 }
 
+/* Its name in lower case and a colon, as the decoder compares it; empty where there is none. */
+static struct slice priority_field(struct inbound *i)
+{
+    const char *name = i->worker->config->submission.priority_header;
+    size_t len = 0;
+    for (; name[len] != '\0' && len < sizeof i->priority_field - 1; len++)
+        i->priority_field[len] =
+            name[len] >= 'A' && name[len] <= 'Z' ? (char)(name[len] | 0x20) : name[len];
+    if (len > 0)
+        i->priority_field[len++] = ':';
+    return slice_of(i->priority_field, len);
+}
+
 void inbound_reload(struct inbound *i)
 {
     const struct config *c = i->worker->config;
@@ -36,6 +49,7 @@ void inbound_reload(struct inbound *i)
                                            .command_bytes_max = COMMAND_BYTES_MAX,
                                            .text_line_bytes_max = c->submission.text_line_max,
                                            .bad_commands_max = c->submission.bad_commands_max,
+                                           .priority_field = priority_field(i),
                                            .received_max = RECEIVED_MAX,
                                            .normalize_domain = domain_normalize};
 }

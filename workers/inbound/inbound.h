@@ -23,6 +23,7 @@ struct listener {
 struct inbound {
     struct worker *worker;
     struct listener *listeners;      /* one per descriptor of worker_parts; owned */
+    char priority_field[64];         /* submission.priority_header in lower case, with its colon */
     struct smtp_server_options smtp; /* shared by this worker's connections */
     struct link submissions;         /* struct submission */
     struct link graveyard;           /* closed ones without anything outstanding */

@@ -138,6 +138,7 @@ void submission_open(struct inbound *i, int fd, const struct address *peer, unsi
         free(s);
         return;
     }
+    smtp_server_set_priority(s->smtp, w->config->submission.listeners[listener].priority);
     s->opened_ms = s->last_byte_ms = s->unit_began_ms = w->now_ms;
     list_push_back(&i->submissions, &s->link);
     atomic_fetch_add(&w->parts->shared->submitters, 1);
@@ -240,6 +241,7 @@ static void log_accepted(struct submission *s, const struct envelope *e)
     log_cstr(&line, "client", client);
     log_str(&line, "helo", smtp_server_helo(s->smtp));
     log_str(&line, "sender", e->sender);
+    log_cstr(&line, "priority", envelope_priority_name(e->priority));
     log_u64(&line, "recipients", e->recipient_count);
     log_u64(&line, "bytes", e->size_bytes);
     log_end(&line);

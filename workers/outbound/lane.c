@@ -212,7 +212,8 @@ struct session *lane_try(struct lane *l, const struct target *t, bool probe)
 bool lane_start_next(struct lane *l)
 {
     bool started = false;
-    while (l->next_target < l->target_count && outbound_has_room(l->worker->outbound)) {
+    while (l->next_target < l->target_count &&
+           outbound_has_room(l->worker->outbound, lane_priority(l))) {
         struct target *t = &l->targets[l->next_target];
         bool probe = false;
         if (t->needs_probe) {
@@ -232,6 +233,13 @@ bool lane_start_next(struct lane *l)
             break;
     }
     return started;
+}
+
+enum envelope_priority lane_priority(const struct lane *l)
+{
+    bool carries = l->flight != NULL && l->flight->envelope.priority == PRIORITY_TRANSACTIONAL;
+    return carries || destination_figures(l->destination).transactional > 0 ? PRIORITY_TRANSACTIONAL
+                                                                            : PRIORITY_BULK;
 }
 
 /* ---- beginning and ending ---- */
@@ -274,8 +282,8 @@ void lane_open(struct worker *w, struct destination *destination, const struct r
     l->target_capacity = l->target_count;
     if (w->outbound->draining)
         lane_finish(l);
-    else if (!outbound_has_room(w->outbound))
-        list_push_back(&w->outbound->lanes_waiting, &l->turn_link);
+    else if (!outbound_has_room(w->outbound, lane_priority(l)))
+        outbound_wait_for_room(w->outbound, l);
     else
         lane_go_on(l);
 }
@@ -373,10 +381,9 @@ static bool race(struct lane *l)
 bool lane_wait_for_room(struct lane *l)
 {
     struct outbound *o = l->worker->outbound;
-    if (l->next_target == l->target_count || o->sessions < l->worker->parts->sessions_max)
+    if (l->next_target == l->target_count || !outbound_is_full(o, lane_priority(l)))
         return false;
-    if (list_empty(&l->turn_link))
-        list_push_back(&o->lanes_waiting, &l->turn_link);
+    outbound_wait_for_room(o, l);
     return true;
 }
 

@@ -41,6 +41,9 @@ void lane_let_go(struct lane *l, struct session *s);
 /* All but `keep` (which may be NULL): the race is over. */
 void lane_let_others_go(struct lane *l, const struct session *keep);
 
+/* Transactional where mail of that class waits for it, or is being carried. */
+enum envelope_priority lane_priority(const struct lane *l);
+
 /* Its first try, after waiting for room. */
 void lane_resume(struct lane *l);
 

@@ -7,7 +7,7 @@
 
 #include <stdlib.h>
 
-enum { ROUTE_WAIT_BUCKETS = 1024 };
+enum { ROUTE_WAIT_BUCKETS = 1024, KEPT_OF_ROOM = 16 };
 
 /* Deliveries of this worker that wait for one domain's route, and the question on its way. */
 struct route_wait {
@@ -32,7 +32,8 @@ struct outbound *outbound_create(struct worker *w)
     o->worker = w;
     list_init(&o->lanes);
     list_init(&o->idle_lanes);
-    list_init(&o->lanes_waiting);
+    for (int p = 0; p < PRIORITIES; p++)
+        list_init(&o->lanes_waiting[p]);
     list_init(&o->route_waits);
     list_init(&o->again);
     list_init(&o->leaving);
@@ -186,7 +187,7 @@ unsigned outbound_take_jobs(struct outbound *o, unsigned max)
 {
     unsigned taken = 0;
     while (taken < max && !o->draining) {
-        struct delivery *d = ring_pop(o->worker->parts->jobs);
+        struct delivery *d = jobs_take(o->worker->parts->jobs, &o->turn);
         if (d == NULL)
             break;
         take_job(o, d);
@@ -235,16 +236,47 @@ bool outbound_probe(struct worker *w, struct slice domain)
 
 /* ---- room for connections ---- */
 
-bool outbound_has_room(struct outbound *o)
+bool outbound_is_full(const struct outbound *o, enum envelope_priority priority)
 {
-    if (o->sessions < o->worker->parts->sessions_max)
+    unsigned max = o->worker->parts->sessions_max;
+    return o->sessions >= (priority == PRIORITY_BULK ? max - max / KEPT_OF_ROOM : max);
+}
+
+bool outbound_has_room(struct outbound *o, enum envelope_priority priority)
+{
+    if (!outbound_is_full(o, priority))
         return true;
     if (list_empty(&o->idle_lanes))
         return false;
     struct lane *oldest = CONTAINER_OF(o->idle_lanes.next, struct lane, turn_link);
     if (lane_leave_idle(oldest))
         lane_finish(oldest);
-    return o->sessions < o->worker->parts->sessions_max;
+    return !outbound_is_full(o, priority);
+}
+
+void outbound_wait_for_room(struct outbound *o, struct lane *l)
+{
+    if (list_empty(&l->turn_link))
+        list_push_back(&o->lanes_waiting[lane_priority(l)], &l->turn_link);
+}
+
+static bool may_resume(struct outbound *o, enum envelope_priority priority)
+{
+    return !list_empty(&o->lanes_waiting[priority]) && outbound_has_room(o, priority);
+}
+
+/* In the order they came, by turns where both classes wait. */
+static void resume_waiting(struct outbound *o)
+{
+    for (;;) {
+        bool bulk = may_resume(o, PRIORITY_BULK);
+        bool transactional = may_resume(o, PRIORITY_TRANSACTIONAL);
+        if (!bulk && !transactional)
+            return;
+        enum envelope_priority next = priority_next(&o->room_turn, bulk, transactional);
+        if (!list_empty(&o->lanes_waiting[next])) /* looking for room may have ended it */
+            lane_resume(CONTAINER_OF(o->lanes_waiting[next].next, struct lane, turn_link));
+    }
 }
 
 static void bury(struct outbound *o)
@@ -261,8 +293,7 @@ bool outbound_end_turn(struct outbound *o)
     for (struct link *l; (l = list_pop_front(&turn)) != NULL;)
         session_read_on(CONTAINER_OF(l, struct session, again_link));
     bury(o);
-    while (!list_empty(&o->lanes_waiting) && outbound_has_room(o))
-        lane_resume(CONTAINER_OF(o->lanes_waiting.next, struct lane, turn_link));
+    resume_waiting(o);
     bury(o);
     return !list_empty(&o->again);
 }

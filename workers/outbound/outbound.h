@@ -4,7 +4,8 @@
  *   ring -> [expired? -> outcome] -> route in cache? -> destination queue -> lane -> session
  *                                        \-> wait for the dns thread, by domain
  *
- * A worker has room for `sessions_max` connections. Lanes beyond it wait in line here, counted at
+ * A worker has room for `sessions_max` connections, a sixteenth of it for lanes to destinations where
+ * transactional mail waits. Lanes beyond it wait in line here, those first, counted at
  * their destinations, and open as connections close; idle connections are closed to make room. */
 #ifndef ONWARD_WORKERS_OUTBOUND_OUTBOUND_H
 #define ONWARD_WORKERS_OUTBOUND_OUTBOUND_H
@@ -13,15 +14,17 @@
 
 struct outbound {
     struct worker *worker;
-    unsigned sessions;         /* open connections */
-    struct link lanes;         /* all lanes of this worker */
-    struct link idle_lanes;    /* those that keep a connection, oldest first */
-    struct link lanes_waiting; /* struct lane without room for a session yet */
-    struct link route_waits;   /* one per domain being looked up */
+    unsigned sessions;                     /* open connections */
+    struct link lanes;                     /* all lanes of this worker */
+    struct link idle_lanes;                /* those that keep a connection, oldest first */
+    struct link lanes_waiting[PRIORITIES]; /* struct lane without room for a session yet */
+    struct link route_waits;               /* one per domain being looked up */
     struct link *route_wait_buckets;
-    struct link again;     /* sessions that have input left to read after a bounded turn */
-    struct link leaving;   /* sessions that have said QUIT and belong to no lane */
-    struct link graveyard; /* closed sessions, freed at the end of the turn */
+    struct link again;         /* sessions that have input left to read after a bounded turn */
+    struct link leaving;       /* sessions that have said QUIT and belong to no lane */
+    struct link graveyard;     /* closed sessions, freed at the end of the turn */
+    struct priority_turn turn; /* at the job rings */
+    struct priority_turn room_turn;
     bool draining;
 };
 
@@ -35,8 +38,14 @@ unsigned outbound_take_jobs(struct outbound *o, unsigned max);
  * lanes where there is room. True: more to read, so do not sleep. */
 bool outbound_end_turn(struct outbound *o);
 
-/* Room for one more connection, if need be by closing the oldest idle one. */
-bool outbound_has_room(struct outbound *o);
+/* No room for one more connection of a lane of this priority? */
+bool outbound_is_full(const struct outbound *o, enum envelope_priority priority);
+
+/* Room for one more, if need be by closing the oldest idle one. */
+bool outbound_has_room(struct outbound *o, enum envelope_priority priority);
+
+/* The lane goes on (lane_resume) when there is room. Harmless where it waits already. */
+void outbound_wait_for_room(struct outbound *o, struct lane *l);
 
 /* Opens a lane to `domain` for its own sake: it goes as far as READY, finds no mail, and leaves
  * with QUIT. For `onward trace --probe`. Any thread; the domain's route must be in the cache. False:

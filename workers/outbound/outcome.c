@@ -287,6 +287,7 @@ static void log_recipient(struct worker *w, const struct results *r, uint32_t i,
         log_str(&line, "recipient", r->recipients[i].address);
     }
     log_cstr(&line, "domain", r->delivery->domain->name);
+    log_cstr(&line, "priority", envelope_priority_name(r->delivery->message->priority));
     log_u64(&line, "attempt", r->delivery->attempts + 1u);
     log_u64(&line, "age_ms", age_ms(w, r));
     if (s != NULL)

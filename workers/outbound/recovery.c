@@ -175,7 +175,7 @@ static void look(struct lane *l)
     struct target order[ROUTE_TARGETS_MAX];
     unsigned served = served_preference(l);
     unsigned count = order_targets(l->route, w->parts->health, &w->random, w->now_ms, order);
-    for (unsigned i = 0; i < count && outbound_has_room(w->outbound); i++) {
+    for (unsigned i = 0; i < count && outbound_has_room(w->outbound, PRIORITY_BULK); i++) {
         const struct target *t = &order[i];
         if (!may_help(l, t, served) || worth_at(l, t) > w->now_ms || !make_place(l, &t->address))
             continue;

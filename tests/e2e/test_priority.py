@@ -1,0 +1,82 @@
+"""Transactional mail before bulk mail: by counts, never by the clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness import E2ETest, ORIGIN, Ports, main, message
+
+SENDER = f"sender@{ORIGIN}"
+BACKLOG = 40
+
+
+class Priority(E2ETest):
+    """One exchange, one connection, which takes a while for each message: a backlog builds up behind it."""
+
+    def start(self, **config: Any) -> None:
+        self.w = self.world(delivery={"connections_per_destination": 1}, **config)
+        self.domain, _ = self.w.domain("slow", "delay@DOT=0.1")
+        self.relay = self.w.start()
+        with self.relay.connect() as client:
+            for i in range(BACKLOG):
+                client.sendmail(SENDER, [f"b{i}@{self.domain}"], message(f"bulk{i}"))
+        self.w.wait_accepted("bulk0")
+
+    def mark(self, message_id: str, value: str, field: str = "X-Priority-Class") -> None:
+        with self.relay.connect() as client:
+            client.sendmail(SENDER, [f"r@{self.domain}"], f"{field}: {value}\r\n".encode() + message(message_id))
+
+    def passed_by(self, message_id: str, before: int) -> int:
+        """How many went before it of those that were waiting."""
+        self.w.wait_accepted(message_id)
+        order = [line["message_id"] for line in self.w.exchanges.accepted()]
+        return order.index(f"<{message_id}@{ORIGIN}>") - before
+
+    def test_a_marked_message_goes_before_the_backlog_and_is_shown_so(self) -> None:
+        self.start()
+        before = len(self.w.exchanges.accepted())
+        self.mark("code", "Transactional")
+        listed = {line["recipient"]: line["priority"] for line in self.relay.json("queue", "list")}
+        self.assertEqual(listed[f"b{BACKLOG - 1}@{self.domain}"], "bulk")
+        self.assertLess(self.passed_by("code", before), BACKLOG // 4)
+        self.assertEqual(self.relay.wait_logged("delivered", priority="transactional")[0]["recipient"],
+                         f"r@{self.domain}")
+        record = self.w.exchanges.accepted("code")[0]
+        self.assertIn(b"X-Priority-Class: Transactional", self.w.exchanges.content(record), "the field was taken out")
+
+    def test_a_listener_gives_its_class_and_the_field_outranks_it(self) -> None:
+        port = Ports.take()
+        self.start()
+        listeners = self.relay.config["submission"]["listen"] + [
+            {"address": f"127.0.0.1:{port}", "priority": "transactional"}]
+        self.relay.write_config(submission={"listen": listeners})
+        self.relay.restart()
+        own = self.relay.port
+        self.relay.port = port
+        self.mark("newsletter", "bulk")
+        before = len(self.w.exchanges.accepted())
+        self.relay.send(SENDER, [f"r2@{self.domain}"], "code")
+        self.relay.port = own
+        self.assertLess(self.passed_by("code", before), BACKLOG // 4)
+        logged = self.relay.wait_logged("accepted", priority="transactional")
+        self.assertEqual(len(logged), 1, "the newsletter was taken for transactional")
+
+    def test_bulk_moves_on_behind_a_flood_of_transactional_mail(self) -> None:
+        self.start()
+        before = len([r for r in self.w.recipients_taken() if r.startswith("b")])
+        with self.relay.connect() as client:
+            for i in range(BACKLOG):
+                client.sendmail(SENDER, [f"t{i}@{self.domain}"],
+                                b"X-Priority-Class: transactional\r\n" + message(f"code{i}"))
+        self.w.wait_accepted(f"code{BACKLOG - 1}")
+        bulk = len([r for r in self.w.recipients_taken() if r.startswith("b")]) - before
+        self.assertGreaterEqual(bulk, BACKLOG // 8)
+
+    def test_a_wrong_class_is_no_reason_to_refuse_mail(self) -> None:
+        self.start()
+        self.mark("odd", "very urgent indeed")
+        self.relay.wait_logged("accepted", BACKLOG + 1, priority="bulk")
+
+
+if __name__ == "__main__":
+    main()
