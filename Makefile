@@ -82,6 +82,9 @@ $(BUILD)/%.o: %.c Makefile
 	@echo "  CC    $<"
 	@$(CC) $(CFLAGS) -c -o $@ $<
 
+# It holds the page as it is.
+build/$(VARIANT)/workers/http/page.o: workers/http/page.html
+
 # The thread sanitizer cannot read this library's fences: see the file.
 build/tsan/core/base/ring.o: CFLAGS := $(filter-out -fsanitize=thread,$(CFLAGS))
 

@@ -450,6 +450,8 @@ static void close_control(struct control *c)
         (void)unlink(c->options.config->control.socket);
         c->listener = -1;
     }
+    json_decref(c->survey);
+    c->survey = NULL;
     store_reader_destroy(&c->reader);
     poller_destroy(&c->poller);
 }

@@ -25,6 +25,8 @@ struct control {
     struct random random;
     struct timer sample_timer; /* of the chronicle */
     uint64_t started_mono_ms;
+    json_t *survey; /* the last one; owned; NULL: none yet */
+    uint64_t surveyed_mono_ms;
     struct store_reader *reader;
     struct link clients;
     unsigned client_count;
@@ -80,6 +82,9 @@ void control_start_sampling(struct control *c);
  * references. */
 json_t *control_describe_host(const struct health_view *v);
 json_t *control_describe_status(const struct control_options *o);
+
+/* The queue by domain and age, at most a few seconds old. A new reference. */
+json_t *control_survey(struct control *c);
 
 /* A reply as JSON: "code", "status", "text". */
 json_t *control_reply(const struct reply *r);

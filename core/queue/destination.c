@@ -301,9 +301,10 @@ void destination_put_back(struct destination *d, struct link *list)
     while (!list_empty(list)) {
         struct link *last = list->prev;
         list_remove(last);
-        list_push_front(&d->shared.queue, last);
+        struct queue *queue = queue_of(d, delivery_of(last));
+        list_push_front(&queue->list, last);
         atomic_store(&delivery_of(last)->shared.destination, d);
-        d->shared.queued++;
+        queue->length++;
     }
     pthread_mutex_unlock(&d->shared.lock);
 }

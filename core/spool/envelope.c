@@ -18,9 +18,9 @@ const char *envelope_priority_name(uint8_t priority)
 
 bool envelope_priority_parse(struct slice name, uint8_t *priority_out)
 {
-    for (uint8_t p = 0; p < PRIORITIES; p++)
+    for (int p = 0; p < PRIORITIES; p++)
         if (slice_equal_nocase(name, slice_str(priority_names[p]))) {
-            *priority_out = p;
+            *priority_out = (uint8_t)p;
             return true;
         }
     return false;

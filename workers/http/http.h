@@ -2,6 +2,7 @@
  * and injection, on listeners and threads of its own, so that nothing a client does there slows
  * mail.
  *
+ *   /                             the page that shows what it is doing     page.c
  *   /livez, /readyz, /metrics     everybody may ask                        probes.c, metrics.c
  *   /api/control/<op>             as on the control socket (control.h)     operate.c
  *   /api/inject/v1                takes mail                               inject.c

@@ -146,5 +146,6 @@ void http_serve_metrics(struct http_request *r); /* metrics.c */
 void http_serve_control(struct http_request *r); /* operate.c */
 bool http_admit_inject(struct http_request *r);  /* receive.c */
 void http_serve_inject(struct http_request *r);  /* receive.c */
+void http_serve_page(struct http_request *r);    /* page.c */
 
 #endif

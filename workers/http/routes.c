@@ -2,6 +2,7 @@
 #include "workers/http/http_priv.h"
 
 static const struct http_route routes[] = {
+    {.path = "/", .gets = true, .serve = http_serve_page},
     {.path = "/livez", .gets = true, .serve = http_serve_livez},
     {.path = "/readyz", .gets = true, .serve = http_serve_readyz},
     {.path = "/metrics", .gets = true, .serve = http_serve_metrics},

@@ -67,7 +67,8 @@ static bool ask_first(struct lane *l, const struct session *ready)
     for (unsigned i = 0; i < l->target_count; i++) {
         if (!address_same_ip(&l->targets[i].address, first))
             continue;
-        if (l->targets[i].rank == TARGET_BACKING_OFF || !outbound_has_room(l->worker->outbound))
+        if (l->targets[i].rank == TARGET_BACKING_OFF ||
+            !outbound_has_room(l->worker->outbound, lane_priority(l)))
             return false;
         return lane_try(l, &l->targets[i], false) != NULL;
     }
