@@ -11,10 +11,10 @@ BUILD    := build/$(VARIANT)
 
 # What Debian 12 packages each job needs; make demo and make check install what is missing.
 BUILD_PACKAGES := gcc libc6-dev pkg-config libunbound-dev libjemalloc-dev liblmdb-dev libck-dev libyaml-dev libssl-dev \
-                  libidn2-dev libjansson-dev libsystemd-dev libseccomp-dev libmicrohttpd-dev zlib1g-dev libcurl4-openssl-dev
+                  libidn2-dev libjansson-dev libsystemd-dev libseccomp-dev libmicrohttpd-dev zlib1g-dev libcurl4-openssl-dev libncurses-dev
 RUN_PACKAGES   := dns-root-data
 TEST_PACKAGES  := libcmocka-dev libxxhash-dev nsd postfix swaks openssl python3 curl prometheus iproute2 clang \
-                  libclang-rt-14-dev procps libnss-wrapper haproxy
+                  libclang-rt-14-dev procps libnss-wrapper tmux chromium haproxy
 TIDY_PACKAGES  := libcmocka-dev libxxhash-dev clang-tidy clang-format python3 git
 BENCH_PACKAGES := libxxhash-dev nsd postfix openssl python3 iproute2 util-linux procps gnuplot-nox linux-perf valgrind git
 DEMO_PACKAGES  := nsd postfix swaks python3
@@ -52,7 +52,7 @@ endif
 # EXTRA_CFLAGS and EXTRA_LDFLAGS are for packagers.
 CFLAGS   := -std=c11 $(WARNINGS) $(HARDEN) $(OPTIMIZE) $(DEFINES) -I. -MMD -MP $(EXTRA_CFLAGS)
 LINK     += $(EXTRA_LDFLAGS)
-LIBS     := -lunbound -llmdb -lck -lyaml -lssl -lcrypto -lidn2 -ljansson -lmicrohttpd -lz -lcurl -lsystemd -lseccomp -lpthread $(MALLOC)
+LIBS     := -lunbound -llmdb -lck -lyaml -lssl -lcrypto -lidn2 -ljansson -lmicrohttpd -lz -lcurl -lncurses -lsystemd -lseccomp -lpthread $(MALLOC)
 
 SOURCES  := $(sort $(wildcard core/*.c core/*/*.c dns/*.c smtp/*.c smtp/*/*.c workers/*.c workers/*/*.c))
 OBJECTS  := $(SOURCES:%.c=$(BUILD)/%.o)

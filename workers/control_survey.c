@@ -15,8 +15,8 @@ enum {
     AGES = 6,
 };
 
-static const uint64_t age_limits_ms[AGES] = {60000,        5 * 60000,     3600000,
-                                             4 * 3600000,  24 * 3600000u, UINT64_MAX};
+static const uint64_t age_limits_ms[AGES] = {60000,       5 * 60000,     3600000,
+                                             4 * 3600000, 24 * 3600000u, UINT64_MAX};
 static const char *const age_names[AGES] = {"1m", "5m", "1h", "4h", "1d", "older"};
 
 struct tally {
@@ -120,11 +120,11 @@ static json_t *describe(struct survey *s)
     for (int i = 0; i < DOMAINS_SHOWN && s->domains[i].recipients > 0; i++) {
         const struct tally *t = &s->domains[i];
         (void)json_array_append_new(
-            domains, json_pack("{s:o,s:I,s:I,s:I,s:I}", "domain",
-                               control_text(slice_str(t->name)), "recipients",
-                               (json_int_t)t->recipients, "deferred", (json_int_t)t->deferred,
-                               "transactional", (json_int_t)t->transactional, "oldest_ms",
-                               (json_int_t)t->oldest_ms));
+            domains,
+            json_pack("{s:o,s:I,s:I,s:I,s:I}", "domain", control_text(slice_str(t->name)),
+                      "recipients", (json_int_t)t->recipients, "deferred", (json_int_t)t->deferred,
+                      "transactional", (json_int_t)t->transactional, "oldest_ms",
+                      (json_int_t)t->oldest_ms));
     }
     return json_pack("{s:o,s:o,s:b,s:I}", "ages", ages, "domains", domains, "complete",
                      (int)s->complete, "scanned", (json_int_t)s->scanned);

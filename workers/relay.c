@@ -101,7 +101,7 @@ static void add_intake(const struct relay *r, json_t *answer)
         (json_int_t)v.memory_bytes, "memory_max", (json_int_t)v.limits.memory_bytes,
         "allocated_bytes", (json_int_t)v.allocated_bytes, "disk_free_bytes",
         (json_int_t)v.disk_free_bytes, "disk_floor_bytes", (json_int_t)v.disk_floor_bytes,
-        "ring_used", (json_int_t)ring_length(r->engine.parts.jobs), "ring_slots",
+        "ring_used", (json_int_t)jobs_length(r->engine.parts.jobs), "ring_slots",
         (json_int_t)config_of(r)->workers.job_ring_slots);
     (void)json_object_set_new(answer, "intake", intake);
 }

@@ -11,8 +11,9 @@
 #define ALLOWED(X)                                                                                 \
     /* files: spool, log, configuration, certificates */                                           \
     X(read)                                                                                        \
-    X(write) X(readv) X(writev) X(pread64) X(pwrite64) X(preadv) X(pwritev) X(preadv2) X(pwritev2) \
-        X(open) X(openat) X(close) X(close_range) X(stat) X(fstat) X(lstat) X(newfstatat) X(statx) \
+    X(write)                                                                                       \
+    X(readv) X(writev) X(pread64) X(pwrite64) X(preadv) X(pwritev) X(preadv2) X(pwritev2) X(open)  \
+        X(openat) X(close) X(close_range) X(stat) X(fstat) X(lstat) X(newfstatat) X(statx)         \
             X(statfs) X(fstatfs) X(access) X(faccessat) X(faccessat2) X(lseek) X(fsync)            \
                 X(fdatasync) X(msync) X(sync_file_range) X(truncate) X(ftruncate) X(fallocate)     \
                     X(fadvise64) X(flock) X(fcntl) X(unlink) X(unlinkat) X(rename) X(renameat)     \
@@ -44,13 +45,13 @@
 /* Whoever calls one of these is not us. */
 #define DEADLY(X)                                                                                  \
     X(execve)                                                                                      \
-    X(execveat) X(fork) X(vfork) X(ptrace) X(process_vm_readv) X(process_vm_writev) X(setuid)      \
-        X(setgid) X(setreuid) X(setregid) X(setresuid) X(setresgid) X(setgroups) X(capset)         \
-            X(mount) X(umount2) X(pivot_root) X(chroot) X(unshare) X(setns) X(init_module)         \
-                X(finit_module) X(delete_module) X(kexec_load) X(kexec_file_load) X(bpf)           \
-                    X(perf_event_open) X(userfaultfd) X(add_key) X(keyctl) X(request_key)          \
-                        X(open_by_handle_at) X(reboot) X(swapon) X(settimeofday) X(clock_settime)  \
-                            X(adjtimex)
+    X(execveat)                                                                                    \
+    X(fork) X(vfork) X(ptrace) X(process_vm_readv) X(process_vm_writev) X(setuid) X(setgid)        \
+        X(setreuid) X(setregid) X(setresuid) X(setresgid) X(setgroups) X(capset) X(mount)          \
+            X(umount2) X(pivot_root) X(chroot) X(unshare) X(setns) X(init_module) X(finit_module)  \
+                X(delete_module) X(kexec_load) X(kexec_file_load) X(bpf) X(perf_event_open)        \
+                    X(userfaultfd) X(add_key) X(keyctl) X(request_key) X(open_by_handle_at)        \
+                        X(reboot) X(swapon) X(settimeofday) X(clock_settime) X(adjtimex)
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 

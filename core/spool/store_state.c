@@ -27,7 +27,8 @@ size_t store_state_encode(const struct store_state *s, char out[STORE_STATE_MAX]
     bytes_append(&b, s->last.detail, 2);
     bytes_append_string(&b, slice_of(s->last.text, s->last.text_len));
     bytes_append_string(&b, slice_str(s->last_exchange));
-    size_t len = buf_ok(&b) ? buf_len(&b) : 0; /* every part is bounded well below STORE_STATE_MAX */
+    size_t len =
+        buf_ok(&b) ? buf_len(&b) : 0; /* every part is bounded well below STORE_STATE_MAX */
     if (len > 0)
         memcpy(out, buf_slice(&b).ptr, len);
     buf_fini(&b);

@@ -66,7 +66,8 @@ static void add(struct world *w, enum envelope_priority priority, unsigned count
                              .recipient_count = 1};
         buf_init(&record, ENVELOPE_ENCODED_MAX);
         envelope_encode(&e, &record);
-        assert_true(schedule_add(w->schedule, e.id, buf_slice(&record), NULL, NULL));
+        assert_int_equal(schedule_add(w->schedule, e.id, buf_slice(&record), NULL, NULL),
+                         SCHEDULE_ADDED);
         buf_fini(&record);
     }
 }

@@ -25,6 +25,7 @@ int cmd_health(int argc, char **argv);
 int cmd_route(int argc, char **argv);
 int cmd_trace(int argc, char **argv);
 int cmd_status(int argc, char **argv);
+int cmd_top(int argc, char **argv);
 
 /* Takes "-c FILE", "--config FILE" and "--json" out of argv wherever they stand; the rest moves up.
  * False, having said so, where an option lacks its value. */

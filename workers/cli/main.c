@@ -37,6 +37,7 @@ static const struct command *commands(size_t *count_out)
         {"trace", cmd_trace, "trace [--probe] [--from SENDER] [--message FILE] ADDRESS",
          "deliver one message, or go as far as the greeting, and show every step"},
         {"status", cmd_status, "status", "the running relay's figures"},
+        {"top", cmd_top, "top", "the relay as it runs: throughput, queue, exchanges, failures"},
     };
     *count_out = sizeof table / sizeof *table;
     return table;

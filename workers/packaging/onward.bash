@@ -4,7 +4,7 @@ _onward()
 {
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} words
     if [ "$COMP_CWORD" -eq 1 ]; then
-        words='serve check-config send queue health route trace status help --version'
+        words='serve check-config send queue health route trace status top help --version'
     else
         case $before in
         -c | --config | --message)
@@ -38,6 +38,7 @@ _onward_arguments()
     trace\ *) echo --probe --from --message --json --config ;;
     send\ *) echo -f -F -t -i -N -R -V -B --server --config ;;
     status\ *) echo --json --config ;;
+    top\ *) echo --json --config ;;
     serve\ *) echo --config ;;
     esac
 }

@@ -1,0 +1,176 @@
+"""The web page and `onward top`: what they show of a relay at work, and that no peer can put markup into the page."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+from typing import Any
+
+from harness import E2ETest, ORIGIN, Ports, main, wait_until
+
+SENDER = f"sender@{ORIGIN}"
+TOKEN = "0123456789abcdef" * 4
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+class Shown(E2ETest):
+    limit_s = 120
+
+    def start(self, *behaviours: str) -> None:
+        self.w = self.world()
+        self.port = Ports.take()
+        tokens = self.w.folder / "tokens"
+        tokens.write_text(f"viewer read {TOKEN}\n")
+        tokens.chmod(0o600)
+        self.w.relay.write_config(http={"listen": [{"address": f"127.0.0.1:{self.port}"}], "token_file": str(tokens)})
+        self.domain, self.addresses = self.w.domain("one", *behaviours)
+        self.relay = self.w.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def view(self, history: bool = False) -> dict[str, Any]:
+        request = urllib.request.Request(f"{self.url}api/control/view{'?history=true' if history else ''}",
+                                         headers={"Authorization": f"Bearer {TOKEN}"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+    def fail_some(self) -> None:
+        """A bounce whose text is markup, and a message that gets through."""
+        self.start(f"reply@RCPT/bad=550 5.1.1 {HOSTILE}")
+        self.relay.send(SENDER, [f"bad@{self.domain}"], "bad")
+        self.relay.send(SENDER, [f"good@{self.domain}"], "good")
+        self.relay.wait_logged("bounced")
+        self.w.wait_accepted("good")
+
+
+class Page(Shown):
+
+    def browse(self, fragment: str = "", *options: str) -> str:
+        """What a browser makes of the page once it has asked for its figures."""
+        chromium = shutil.which("chromium")
+        if chromium is None:
+            raise AssertionError("chromium is missing; install it with: apt-get install chromium")
+        with tempfile.TemporaryDirectory() as profile:
+            done = subprocess.run(
+                [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                 f"--user-data-dir={profile}", "--virtual-time-budget=6000", "--dump-dom", *options,
+                 self.url + fragment], capture_output=True, text=True, timeout=90, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr[-2000:])
+        return done.stdout
+
+    def test_it_shows_figures_exchanges_and_failures_and_no_markup_of_a_peer(self) -> None:
+        self.fail_some()
+        page = self.browse("#" + TOKEN)
+        body = page[page.index("</style>"):page.index("<script>\n")]
+        self.assertIn(f"mx1.{self.domain}", body)
+        self.assertIn("bounced", body)
+        self.assertIn("&lt;script&gt;alert(1)&lt;/script&gt;", body, "the reply is not shown as it is")
+        self.assertNotIn("<img", body)
+        self.assertEqual(page.count("<script"), 1)
+        self.assertNotIn(TOKEN, page)
+
+    def test_without_a_token_it_asks_for_one_and_shows_nothing(self) -> None:
+        self.fail_some()
+        page = self.browse()
+        self.assertIn("waiting for a token", page)
+        self.assertNotIn(self.domain, page[page.index("</style>"):page.index("<script>\n")])
+
+    def test_nothing_comes_from_elsewhere_and_the_policy_says_so(self) -> None:
+        self.start("good")
+        with urllib.request.urlopen(self.url, timeout=10) as answer:
+            policy, text = answer.headers["Content-Security-Policy"], answer.read().decode()
+        self.assertIn("default-src 'none'", policy)
+        self.assertNotIn("unsafe", policy)
+        self.assertNotIn("innerHTML", text)
+        self.assertEqual(re.findall(r"(?:src|href)=\"(?!data:,)[^\"]*\"", text), [])
+        self.assertEqual(set(re.findall(r"https?://[^\"' ]*", text)), {"http://www.w3.org/2000/svg"})
+
+    def test_the_view_needs_a_token(self) -> None:
+        self.start("good")
+        with self.assertRaises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{self.url}api/control/view", timeout=10)
+        self.assertEqual(refused.exception.code, 401)
+        refused.exception.close()
+
+
+class View(Shown):
+
+    def test_failures_of_one_kind_are_one_line_with_their_count(self) -> None:
+        self.start("reply@RCPT=550 5.1.1 no such user")
+        for i in range(5):
+            self.relay.send(SENDER, [f"r{i}@{self.domain}"], f"m{i}")
+        self.relay.wait_logged("bounced", 5)
+        failures = [f for f in self.view()["failures"] if f["kind"] == "bounced" and "exchange" in f]
+        self.assertEqual([(f["count"], f["reply"]["code"], f["exchange"]) for f in failures],
+                         [(5, 550, f"mx1.{self.domain}")])
+
+    def test_races_and_changes_of_health_are_told_by_exchange(self) -> None:
+        self.start("silent@GREETING", "good")
+        self.relay.send(SENDER, [f"r@{self.domain}"], "m")
+        self.w.wait_accepted("m")
+        view = self.view(history=True)
+        by_address = {e["address"]: e for e in view["exchanges"]}
+        slow, good = (by_address[a] for a in self.addresses)
+        self.assertEqual((slow["races_lost"], slow["state"], slow["name"]), (1, "suspect", f"mx1.{self.domain}"))
+        self.assertEqual((good["races_won"], good["state"]), (1, "healthy"))
+        self.assertIn((self.addresses[0], "healthy", "suspect"),
+                      [(c["address"], c["before"], c["now"]) for c in view["changes"]])
+        self.assertGreaterEqual(len(view["samples"]), 1)
+
+    def test_the_queue_is_told_by_domain_and_age(self) -> None:
+        self.start("reply@RCPT=450 4.2.0 later")
+        for i in range(3):
+            self.relay.send(SENDER, [f"r{i}@{self.domain}", f"s{i}@{self.domain}"], f"m{i}")
+        self.relay.wait_logged("deferred", 6)
+        queue = wait_until(lambda: (q := self.view()["queue"])["domains"] and q["domains"][0]["deferred"] == 6 and q,
+                           "the survey to be renewed")
+        self.assertEqual((queue["domains"][0]["domain"], queue["domains"][0]["recipients"]), (self.domain, 6))
+        self.assertEqual((queue["complete"], queue["scanned"], sum(queue["ages"].values())), (True, 3, 6))
+
+
+class Top(Shown):
+
+    def test_away_from_a_terminal_it_prints_plain_lines(self) -> None:
+        self.fail_some()
+        done = self.relay.run("top")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for word in ("delivered", f"mx1.{self.domain}", "healthy", "bounced", "550"):
+            self.assertIn(word, done.stdout)
+        self.assertNotIn("\x1b", done.stdout)
+
+    def test_on_a_terminal_of_80_by_24_it_draws_sorts_and_quits(self) -> None:
+        self.fail_some()
+        tmux = shutil.which("tmux")
+        if tmux is None:
+            raise AssertionError("tmux is missing; install it with: apt-get install tmux")
+        socket = str(self.w.folder / "tmux.sock")
+        binary = pathlib.Path(__import__("harness").BINARY)
+
+        def run(*arguments: str) -> str:
+            return subprocess.run([tmux, "-S", socket, *arguments], capture_output=True, text=True, check=True).stdout
+
+        run("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "env", "TERM=screen", str(binary), "top",
+            "-c", str(self.relay.config_path), ";", "set-option", "remain-on-exit", "on")
+        self.addCleanup(subprocess.run, [tmux, "-S", socket, "kill-server"], capture_output=True, check=False)
+
+        def screen() -> str:
+            return run("capture-pane", "-p")
+        wait_until(lambda: f"mx1.{self.domain}" in screen() and "550" in screen(), "the screen to be drawn")
+        self.assertLessEqual(max(len(line) for line in screen().split("\n")), 80)
+        run("send-keys", "n")
+        wait_until(lambda: "by name" in screen(), "the order to change")
+        run("send-keys", "q")
+        wait_until(lambda: "Pane is dead (status 0" in screen() or "Pane is dead (0" in screen(), "top to end")
+
+
+if __name__ == "__main__":
+    main()
