@@ -54,9 +54,12 @@ const char *failure_kind_name(enum failure_kind kind)
     return names[kind];
 }
 
+/* Every bit of the result depends on every bit of both: addresses differ in one byte, wherever that
+ * comes to stand. */
 static uint64_t mix(uint64_t hash, uint64_t value)
 {
     hash = (hash ^ value) * UINT64_C(0x9e3779b97f4a7c15);
+    hash = (hash ^ hash >> 29) * UINT64_C(0xbf58476d1ce4e5b9);
     return hash ^ hash >> 32;
 }
 
