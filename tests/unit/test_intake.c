@@ -18,7 +18,8 @@ enum { STORED = 20, RECIPIENTS_EACH = 2 };
 struct world {
     char path[64];
     struct store *store;
-    struct ring *ring;
+    struct jobs *jobs;
+    struct priority_turn turn;
     struct destination_table *destinations;
     struct schedule *schedule;
     struct committer *committer;
@@ -58,11 +59,11 @@ static struct world *create(const struct intake_limits *limits, uint64_t free_fl
     make_spool_path(w->path);
     w->store = open_spool(w->path, 64 << 20, free_floor_bytes);
     store_messages(w->store);
-    w->ring = ring_create(64);
+    w->jobs = jobs_create(64);
     w->destinations = destination_table_create();
     struct schedule_options schedule = {
         .policy = {.retry_first_ms = 300000, .retry_max_ms = 300000, .age_limit_ms = 86400000},
-        .ring = w->ring,
+        .jobs = w->jobs,
         .destinations = w->destinations,
         .on_pushed = on_pushed};
     w->schedule = schedule_create(&schedule, clock_mono_ms(), clock_wall_ms());
@@ -85,12 +86,12 @@ static void destroy(struct world *w)
     assert_int_equal(intake_state(w->intake), INTAKE_STARTING);
     committer_stop(&w->committer);
     intake_destroy(&w->intake);
-    while (ring_pop(w->ring) != NULL)
+    while (jobs_take(w->jobs, &w->turn) != NULL)
         continue;
     schedule_destroy(&w->schedule);
     store_close(&w->store);
     destination_table_destroy(&w->destinations);
-    ring_destroy(&w->ring);
+    jobs_destroy(&w->jobs);
     remove_spool(w->path);
     free(w);
 }
