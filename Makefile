@@ -16,7 +16,7 @@ RUN_PACKAGES   := dns-root-data
 TEST_PACKAGES  := libcmocka-dev libxxhash-dev nsd postfix swaks openssl python3 curl prometheus iproute2 clang \
                   libclang-rt-14-dev procps libnss-wrapper tmux chromium haproxy
 TIDY_PACKAGES  := libcmocka-dev libxxhash-dev clang-tidy clang-format python3 git
-BENCH_PACKAGES := libxxhash-dev nsd postfix openssl python3 iproute2 util-linux procps gnuplot-nox linux-perf valgrind git
+BENCH_PACKAGES := libxxhash-dev nsd postfix openssl python3 iproute2 util-linux procps gnuplot-nox linux-perf strace valgrind git
 DEMO_PACKAGES  := nsd postfix swaks python3
 DEB_PACKAGES   := dpkg-dev debhelper lintian
 
