@@ -1,8 +1,10 @@
-"""What a relay costs, whatever processes it is made of: a control group (version 2) of its own, in which all its processes are born.
+"""What a relay costs, whatever processes it is made of: a control group (version 2) of its own, in which all its
+processes are born.
 
-CPU time is the group's, so children that came and went count, also those nobody waited for. Memory is the anonymous memory of the
-group (page cache is not the relay's to hold), sampled. Syncs, context switches and system calls come from the kernel's tracepoints
-by `perf stat`, which slows every system call of the machine a little: they are counted in rounds of their own, whose times are not used.
+CPU time is the group's, so children that came and went count, also those nobody waited for. Memory is the anonymous
+memory of the group (page cache is not the relay's to hold), sampled. Syncs, context switches and system calls come from
+the kernel's tracepoints by `perf stat`, which slows every system call of the machine a little: they are counted in
+rounds of their own, whose times are not used.
 """
 
 from __future__ import annotations

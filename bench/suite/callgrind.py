@@ -1,8 +1,9 @@
 """Reads what valgrind's callgrind wrote: instructions by function and file, and how often functions were called.
 
-The format (valgrind's manual, chapter "Callgrind Format Specification"): a position line such as `fn=(12) name` names what the cost
-lines that follow belong to; a name stands in full the first time its number is used. `calls=N ...` says that the function named by the
-`cfn=` before it was called N times, and the line that follows it holds the cost of the calls, which is not the caller's own.
+The format (valgrind's manual, chapter "Callgrind Format Specification"): a position line such as `fn=(12) name` names
+what the cost lines that follow belong to; a name stands in full the first time its number is used. `calls=N ...` says
+that the function named by the `cfn=` before it was called N times, and the line that follows it holds the cost of the
+calls, which is not the caller's own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """How long a message takes when the first exchange of its domain misbehaves, for every fault the end-to-end tests know.
 
-Each row has a relay of its own, just started, a first exchange with the fault and a second one that is well. Three messages
-go out one after the other: to a stranger, to a suspect, to a host known to be ill. The exchanges, and what each row may take, are
-those of tests/e2e/test_failover.py. The peers' seconds are not measured here but in bench/peers/faults.json, which says where.
+Each row has a relay of its own, just started, a first exchange with the fault and a second one that is well. Three
+messages go out one after the other: to a stranger, to a suspect, to a host known to be ill. The exchanges, and what
+each row may take, are those of tests/e2e/test_failover.py. The peers' seconds are not measured here but in
+bench/peers/faults.json, which says where.
 """
 
 from __future__ import annotations

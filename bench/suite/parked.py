@@ -1,7 +1,8 @@
-"""What sessions cost that are parked on silent exchanges. Onward alone: the others hold a process or a message for each.
+"""What sessions cost that are parked on silent exchanges. Onward alone: the others hold a process or a message for
+each.
 
-Every message is for a domain of its own whose only exchange is silent, so that each makes a connection of its own. They stay
-open until their limit (5 minutes), far longer than it takes to look at them.
+Every message is for a domain of its own whose only exchange is silent, so that each makes a connection of its own. They
+stay open until their limit (5 minutes), far longer than it takes to look at them.
 """
 
 from __future__ import annotations

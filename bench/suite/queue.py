@@ -1,8 +1,8 @@
-"""What a long queue costs: memory, the start, looking into it, and the mail that goes on meanwhile. Onward alone: to put a million
-messages into the others would take hours.
+"""What a long queue costs: memory, the start, looking into it, and the mail that goes on meanwhile. Onward alone: to
+put a million messages into the others would take hours.
 
-The spool is filled by bench/tools/fill.c in the format of the relay's own. It is measured twice: with mail that waits for its next
-attempt, beside the same with a thousand queued; and with all of it due at the start.
+The spool is filled by bench/tools/fill.c in the format of the relay's own. It is measured twice: with mail that waits
+for its next attempt, beside the same with a thousand queued; and with all of it due at the start.
 """
 
 from __future__ import annotations

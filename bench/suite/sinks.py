@@ -1,4 +1,6 @@
-"""Who receives: our sink (bench/tools/sink.c), which stands for any number of exchanges, or smtp-sink, which we did not write."""
+"""Who receives: our sink (bench/tools/sink.c), which stands for any number of exchanges, or smtp-sink, which we did not
+write.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The same load for a long time: does memory grow, does the rate fall? Short by default (ONWARD_SOAK_S=3600 for an hour)."""
+"""The same load for a long time: does memory grow, does the rate fall? Short by default (ONWARD_SOAK_S=3600 for an
+hour).
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Where the bench runs: a network of its own with nothing but loopback, so that ports are the real ones (25, 53), nothing collides
-and nothing leaves the machine; a resolver configuration of its own that names the bench's name server; and a folder on a real disk.
+"""Where the bench runs: a network of its own with nothing but loopback, so that ports are the real ones (25, 53),
+nothing collides and nothing leaves the machine; a resolver configuration of its own that names the bench's name server;
+and a folder on a real disk.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-/* Fills a spool with messages, as if they had been submitted, without a relay: what bench/backlog starts
- * from.
+/* Fills a spool with messages, as if they had been submitted, without a relay: what the scenario `backlog`
+ * starts from.
  *
  *   fill SPOOL MESSAGES DOMAINS ORIGIN BYTES DUE_S
  *

@@ -1,8 +1,8 @@
-"""Exim from Debian, unpacked as the end-to-end tests do it, since it cannot be installed beside Postfix. Settings, each with its
-reason: bench/peers/exim.conf.
+"""Exim from Debian, unpacked as the end-to-end tests do it, since it cannot be installed beside Postfix. Settings, each
+with its reason: bench/peers/exim.conf.
 
-Debian's Exim insists on a user that only its package's installation makes: it runs in a mount namespace of its own, where
-/etc/passwd and /etc/group are copies with that user added.
+Debian's Exim insists on a user that only its package's installation makes: it runs in a mount namespace of its own,
+where /etc/passwd and /etc/group are copies with that user added.
 """
 
 from __future__ import annotations
