@@ -39,7 +39,8 @@ def hierarchy() -> pathlib.Path:
     if not found:
         found = [pathlib.Path(tempfile.mkdtemp(prefix="onward-cgroup-"))]
         done = subprocess.run(["mount", "-t", "cgroup2", "none", found[0]], capture_output=True, text=True, check=False)
-        require(done.returncode == 0, f"no control groups (version 2) here, which account for a relay's CPU time: {done.stderr}")
+        require(done.returncode == 0,
+                f"no control groups (version 2) here, which account for a relay's CPU time: {done.stderr}")
     return found[0]
 
 

@@ -13,7 +13,8 @@ import pathlib
 import re
 
 POSITION = re.compile(r"^(c?(?:ob|fl|fi|fe|fn))=\((\d+)\)(?: (.*))?$")
-KIND = {"ob": "ob", "cob": "ob", "fn": "fn", "cfn": "fn", "fl": "fl", "fi": "fl", "fe": "fl", "cfl": "fl", "cfi": "fl", "cfe": "fl"}
+KIND = {"ob": "ob", "cob": "ob", "fn": "fn", "cfn": "fn", "fl": "fl", "fi": "fl", "fe": "fl", "cfl": "fl", "cfi": "fl",
+        "cfe": "fl"}
 
 
 class Profile:

@@ -19,7 +19,8 @@ def run_under(kind: type[Onward], under: tuple[str, ...], folder: pathlib.Path, 
               onward: dict[str, Any]) -> None:
     """One run with so many messages; 0 is a start and an end."""
     relay = type("OnwardCounted", (kind,), {"under": under})
-    with name_server(folder, records_of(load)), receiver(load, folder) as sink, running(relay, folder, Setting(onward=onward)):
+    with name_server(folder, records_of(load)), receiver(load, folder) as sink, \
+            running(relay, folder, Setting(onward=onward)):
         if messages > 0:
             send(load, sink, messages, "a")
         time.sleep(SETTLE_S)
@@ -30,5 +31,6 @@ def profile(kind: type[Onward], load: Workload, messages: int, onward: dict[str,
     setting = {**FOR_VALGRIND, **(onward or {})}
     with Folder() as folder:
         out = folder / "callgrind"
-        run_under(kind, ("valgrind", "--quiet", "--tool=callgrind", f"--callgrind-out-file={out}"), folder, load, messages, setting)
+        run_under(kind, ("valgrind", "--quiet", "--tool=callgrind", f"--callgrind-out-file={out}"), folder, load,
+                  messages, setting)
         return Profile(out)

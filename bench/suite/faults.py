@@ -38,7 +38,8 @@ class Faults(Scenario):
         return len(self._rows(plan))
 
     def settings(self, plan: Plan) -> dict[str, Any]:
-        return {"rows": [row.name for row in self._rows(plan)], "note": "Onward alone; the peers' times are those of bench/peers/faults.json"}
+        return {"rows": [row.name for row in self._rows(plan)],
+                "note": "Onward alone; the peers' times are those of bench/peers/faults.json"}
 
     def measure(self, plan: Plan, note: Note) -> None:
         for number, row in enumerate(self._rows(plan)):

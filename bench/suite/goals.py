@@ -39,7 +39,8 @@ def one_run(results: Results, scenario: str, relay: str = "onward") -> dict[str,
 
 def cpu_to_floor(results: Results) -> Found:
     """The relay's CPU time to that of source and sink, which did the same work beside nothing else."""
-    relay, source, sink = (results.of("one", *key) for key in (("onward", "cpu_us"), (FLOOR, "load_us"), (FLOOR, "sink_us")))
+    keys = (("onward", "cpu_us"), (FLOOR, "load_us"), (FLOOR, "sink_us"))
+    relay, source, sink = (results.of("one", *key) for key in keys)
     if not (relay and source and sink):
         return None
     floor = source.median + sink.median
@@ -103,20 +104,24 @@ def faults(results: Results) -> Found:
 
 def nothing_lost(results: Results) -> Found:
     """Over all runs with our sink, which knows each message."""
-    bad = {key: sum(run["figures"].get(key) or 0 for run in results.data["runs"]) for key in ("lost", "duplicates", "damaged")}
+    bad = {key: sum(run["figures"].get(key) or 0 for run in results.data["runs"])
+           for key in ("lost", "duplicates", "damaged")}
     checked = sum("lost" in run["figures"] for run in results.data["runs"])
     text = ", ".join(f"{count} {key}" for key, count in bad.items())
     return (f"{text} in {checked} runs", not any(bad.values())) if checked else None
 
 
 GOALS = (
-    Goal("messages/s end to end, to Postfix's", ">= 15 x", lambda r: at_least(r.ratio("one", "per_s", "onward", "postfix"), 15, times())),
-    Goal("Postfix's CPU a message, to ours", ">= 25 x", lambda r: at_least(r.ratio("one", "cpu_us", "postfix", "onward"), 25, times())),
+    Goal("messages/s end to end, to Postfix's", ">= 15 x",
+         lambda r: at_least(r.ratio("one", "per_s", "onward", "postfix"), 15, times())),
+    Goal("Postfix's CPU a message, to ours", ">= 25 x",
+         lambda r: at_least(r.ratio("one", "cpu_us", "postfix", "onward"), 25, times())),
     Goal("CPU a message, to smtp-source + smtp-sink", "<= 1.0 x", cpu_to_floor),
     Goal("messages a sync, 64 submitters", ">= 16", per_sync),
     Goal("resident memory a parked session", "<= 12 KB, flat", parked),
     Goal("memory a queued recipient", "<= 300 bytes", queued),
-    Goal("CPU a message at 10,000 destinations, to that at one, a connection for each message at both", "<= 1.25 x", destination_cost),
+    Goal("CPU a message at 10,000 destinations, to that at one, a connection for each message at both", "<= 1.25 x",
+         destination_cost),
     Goal("CPU a message with the longest queue, to that with 1,000", "<= 1.25 x", queue_cost),
     Goal("first delivery after a start, all of the queue due", "<= 5 s", start),
     Goal("100 ms of round trip: messages/s, to Postfix's", ">= 2.8 x",

@@ -49,7 +49,8 @@ class Origin(Scenario):
         with Folder() as folder, name_server(folder, records), ThreadPoolExecutor(len(who)) as pool:
             sink = Sink(hung=[f"{HUNG}/32"])
             try:
-                waits = [pool.submit(one_message, relay, folder, number, sink, limit) for number, relay in enumerate(who)]
+                waits = [pool.submit(one_message, relay, folder, number, sink, limit)
+                         for number, relay in enumerate(who)]
                 for relay, wait in zip(who, waits):
                     note.run(relay.name, 0, wait.result)
             finally:
@@ -106,7 +107,8 @@ class Thirty(Scenario):
         records = ["postbox A 127.0.0.1"]
         for mail, network in ((wells, 10), (ills, 20)):
             for number in range(mail.domains):
-                records += [f"{mail.label}{number} MX 10 mx{mail.label}{number}", f"mx{mail.label}{number} A {address(network, number)}"]
+                records += [f"{mail.label}{number} MX 10 mx{mail.label}{number}",
+                            f"mx{mail.label}{number} A {address(network, number)}"]
         with Folder() as folder, name_server(folder, records):
             sink = Sink(hung=[HUNG_NETWORK] if hung else [], well=[] if hung else [HUNG_NETWORK])
             try:
@@ -122,7 +124,8 @@ class Thirty(Scenario):
         loads = [Load(wells, for_wells, "w"), Load(ills, for_ills, "h")]
         found = [load.finish(self.limit_s) for load in loads]
         began = min(one["began_s"] for one in found)
-        wait_until(lambda: sink.group("w")["goal_s"] or time.monotonic() > began + self.limit_s, "the limit", self.limit_s + 5, 0.05)
+        wait_until(lambda: sink.group("w")["goal_s"] or time.monotonic() > began + self.limit_s, "the limit",
+                   self.limit_s + 5, 0.05)
         time.sleep(AFTER_S)
         group = sink.group("w")
         took = group["goal_s"] - began if group["goal_s"] else self.limit_s
@@ -144,7 +147,8 @@ class Shared(Scenario):
         return 0 if plan.quick or not plan.those(("onward",)) else 2
 
     def settings(self, plan: Plan) -> dict[str, Any]:
-        return {"domains": self.domains, "note": "Onward alone: the others take 30 to 300 s for each message that meets the hung one"}
+        return {"domains": self.domains,
+                "note": "Onward alone: the others take 30 to 300 s for each message that meets the hung one"}
 
     def measure(self, plan: Plan, note: Note) -> None:
         for hung in (False, True):
@@ -152,7 +156,8 @@ class Shared(Scenario):
 
     def _once(self, hung: bool) -> Figures:
         records = [f"first A {HUNG}", f"second A {SECOND}", "postbox A 127.0.0.1"]
-        records += [f"d{number} MX {rank} {name}" for number in range(self.domains) for rank, name in ((10, "first"), (20, "second"))]
+        records += [f"d{number} MX {rank} {name}" for number in range(self.domains)
+                    for rank, name in ((10, "first"), (20, "second"))]
         with Folder() as folder, name_server(folder, records):
             sink = Sink(hung=[f"{HUNG}/32"] if hung else [], well=[] if hung else [f"{HUNG}/32"])
             try:
@@ -161,7 +166,8 @@ class Shared(Scenario):
                     began = Load(Mail(size=2048, domains=self.domains), self.domains).finish(self.limit_s)["began_s"]
                     took = sink.wait_goal("a", self.limit_s) - began
                     time.sleep(AFTER_S)
-                    return {"seconds": took, "duplicates": sink.group("a")["duplicates"], "peak_mb": memory.peak_bytes / 1e6,
+                    return {"seconds": took, "duplicates": sink.group("a")["duplicates"],
+                            "peak_mb": memory.peak_bytes / 1e6,
                             "connections_to_first": sink.prefix(f"{HUNG}/32")["connections"]}
             finally:
                 sink.stop()
@@ -180,7 +186,8 @@ class Recovery(Scenario):
         return 0 if plan.quick or not plan.those(("onward",)) else 1
 
     def settings(self, plan: Plan) -> dict[str, Any]:
-        return {"messages": self.messages, "note": "Onward alone; it probes 60 s after the demotion, less a tenth at most"}
+        return {"messages": self.messages,
+                "note": "Onward alone; it probes 60 s after the demotion, less a tenth at most"}
 
     def measure(self, plan: Plan, note: Note) -> None:
         note.run("onward", 0, self._once)
@@ -197,7 +204,8 @@ class Recovery(Scenario):
                     healed = sink.heal(f"{HUNG}/32")
                     ended = sink.wait_goal("a", self.limit_s)
                     group = sink.group("a")
-                    return {"first_s": group["first_s"] - healed, "seconds": ended - healed, "duplicates": group["duplicates"]}
+                    return {"first_s": group["first_s"] - healed, "seconds": ended - healed,
+                            "duplicates": group["duplicates"]}
             finally:
                 sink.stop()
 

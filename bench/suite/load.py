@@ -28,10 +28,11 @@ class Load:
     """Our generator, running; `finish` waits for its end and returns what it found."""
 
     def __init__(self, mail: Mail, messages: int, group: str = "a", to: tuple[str, int] = RELAY, **more: int) -> None:
-        options = {"to": f"{to[0]}:{to[1]}", "messages": messages, "submitters": mail.submitters, "domains": mail.domains,
-                   "recipients": mail.recipients, "size": mail.size, "label": mail.label, "origin": ORIGIN, "group": group, **more}
+        options = {"to": f"{to[0]}:{to[1]}", "messages": messages, "submitters": mail.submitters,
+                   "domains": mail.domains, "recipients": mail.recipients, "size": mail.size, "label": mail.label, "origin": ORIGIN, "group": group, **more}
         words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-        self.process = subprocess.Popen([TOOLS / "load", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([TOOLS / "load", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        text=True)
 
     def finish(self, limit_s: float) -> dict[str, Any]:
         try:
@@ -52,8 +53,8 @@ class ThirdPartyLoad:
         del group  # it marks nothing
         self.messages = messages
         self.began = time.monotonic()
-        self.process = subprocess.Popen([tool("smtp-source"), "-s", str(mail.submitters), "-m", str(messages), "-l", str(mail.size),
-                                         "-N", "-f", f"sender@postbox.{ORIGIN}", "-t", f"r@{mail.label}0.{ORIGIN}",
+        self.process = subprocess.Popen([tool("smtp-source"), "-s", str(mail.submitters), "-m", str(messages), "-l",
+                                         str(mail.size), "-N", "-f", f"sender@postbox.{ORIGIN}", "-t", f"r@{mail.label}0.{ORIGIN}",
                                          f"{to[0]}:{to[1]}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     def finish(self, limit_s: float) -> dict[str, Any]:

@@ -58,8 +58,8 @@ def address(network: int, number: int) -> str:
 def certificate(folder: pathlib.Path) -> tuple[str, ...]:
     """Options that make the sink offer STARTTLS, with a self-signed certificate."""
     cert, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run([tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-                    "-days", "2", "-subj", "/CN=mx.example.net", "-keyout", key, "-out", cert], check=True, capture_output=True)
+    subprocess.run([tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+                    "-nodes", "-days", "2", "-subj", "/CN=mx.example.net", "-keyout", key, "-out", cert], check=True, capture_output=True)
     return "--cert", str(cert), "--key", str(key)
 
 
@@ -161,7 +161,8 @@ def run_relay(kind: type[Relay], load: Workload, messages: int) -> Figures:
             found = send(load, sink, messages, "a")
             time.sleep(SETTLE_S)
         took = found["ended_s"] - found["began_s"]
-        return {"messages": messages, "per_s": messages / took, "deliveries_per_s": messages * load.mail.recipients / took,
+        return {"messages": messages, "per_s": messages / took,
+                "deliveries_per_s": messages * load.mail.recipients / took,
                 "accepted_per_s": messages / (found["last_s"] - found["began_s"]),
                 "cpu_us": (relay.group.cpu_s() - cpu) / messages * 1e6, "load_us": found["cpu_us"],
                 "sink_us": (sink.cpu_s() - sink_cpu) / messages * 1e6, "peak_mb": memory.peak_bytes / 1e6,

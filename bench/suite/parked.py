@@ -48,7 +48,8 @@ class Parked(Scenario):
     def _grow(self, counts: tuple[int, ...]) -> Figures:
         records = ["postbox A 127.0.0.1"]
         for number in range(counts[-1]):
-            records += [f"d{number} MX 10 mx{number}", f"mx{number} A {address(16 + number // PER_NETWORK, number % PER_NETWORK)}"]
+            records += [f"d{number} MX 10 mx{number}",
+                        f"mx{number} A {address(16 + number // PER_NETWORK, number % PER_NETWORK)}"]
         with Folder() as folder, name_server(folder, records):
             sink = Sink(hung=[HUNG_NETWORK])
             try:
@@ -63,10 +64,12 @@ class Parked(Scenario):
         for count in counts:
             # Numbers go on from step to step, and with them the domains.
             Load(Mail(size=1000, domains=counts[-1]), count - sent, first=sent).finish(LIMIT_S)
-            wait_until(lambda: sink.prefix(HUNG_NETWORK)["hung_open"] >= count, f"{count} parked sessions", LIMIT_S, pause=0.1)
+            wait_until(lambda: sink.prefix(HUNG_NETWORK)["hung_open"] >= count, f"{count} parked sessions", LIMIT_S,
+                       pause=0.1)
             time.sleep(SETTLE_S)
             sent = count
             used = relay.group.memory_bytes() - empty
             steps.append({"sessions": count, "bytes_each": used / count})
-        return {"steps": steps, "kb_each": steps[-1]["bytes_each"] / 1000, "growth": steps[-1]["bytes_each"] / steps[0]["bytes_each"],
+        return {"steps": steps, "kb_each": steps[-1]["bytes_each"] / 1000,
+                "growth": steps[-1]["bytes_each"] / steps[0]["bytes_each"],
                 "empty_mb": empty / 1e6}

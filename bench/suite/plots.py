@@ -30,7 +30,8 @@ def bars(results: Results, key: str, title: str, unit: str, name: str) -> str:
     for place, relay in enumerate(reversed(relays)):
         value = results.of("one", relay, key)
         assert value is not None
-        rows.append([place, value.median, value.least, value.most, f"{value.median:,.0f}{unit}", int(COLOURS[relay][1:], 16)])
+        rows.append([place, value.median, value.least, value.most, f"{value.median:,.0f}{unit}",
+                     int(COLOURS[relay][1:], 16)])
     names = ", ".join(f"'{NAMES[relay]}' {place}" for place, relay in enumerate(reversed(relays)))
     most = max(row[3] for row in rows)
     return block(name, rows) + f"""set title "{title}"
@@ -51,8 +52,8 @@ def throughput(results: Results) -> Script:
             + bars(results, "cpu_us", "CPU time a message (µs): less is better", "", "cpu") + "unset multiplot")
 
 
-SCENARIOS = (("one", "one destination"), ("to-200", "200 destinations"), ("to-10000", "10,000 destinations"), ("size-2k", "2 KB"),
-             ("size-100k", "100 KB"), ("size-5m", "5 MB"), ("to-20-each", "20 recipients a message"),
+SCENARIOS = (("one", "one destination"), ("to-200", "200 destinations"), ("to-10000", "10,000 destinations"),
+             ("size-2k", "2 KB"), ("size-100k", "100 KB"), ("size-5m", "5 MB"), ("to-20-each", "20 recipients a message"),
              ("to-100-each", "100 recipients a message"), ("from-1", "one submitter"), ("from-200", "200 submitters"),
              ("tls", "TLS on delivery"), ("far", "100 ms of round trip"))
 
@@ -64,8 +65,10 @@ def scenarios(results: Results) -> Script:
         return None
     data, plots = "", []
     for relay in ORDER:
-        ratios = [(place, results.ratio(name, "per_s", relay, "postfix")) for place, (name, _) in enumerate(reversed(shown))]
-        rows = [[place, ratio.median, ratio.least, ratio.most, f"{ratio.median:.0f} x" if ratio.median >= 9.5 else f"{ratio.median:.1f} x"]
+        ratios = [(place, results.ratio(name, "per_s", relay, "postfix"))
+                  for place, (name, _) in enumerate(reversed(shown))]
+        rows = [[place, ratio.median, ratio.least, ratio.most,
+                 f"{ratio.median:.0f} x" if ratio.median >= 9.5 else f"{ratio.median:.1f} x"]
                 for place, ratio in ratios if ratio]
         if not rows:
             continue

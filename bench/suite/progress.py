@@ -6,8 +6,8 @@ import sys
 import time
 from typing import Any
 
-SHOWN = (("per_s", "{:,.0f}/s"), ("cpu_us", "{:,.0f} us CPU"), ("syncs_each", "{:.3f} syncs"), ("first_s", "first after {:.2f} s"),
-         ("seconds", "{:.2f} s"), ("kb_each", "{:.1f} KB each"), ("bytes_each", "{:.0f} bytes each"))
+SHOWN = (("per_s", "{:,.0f}/s"), ("cpu_us", "{:,.0f} us CPU"), ("syncs_each", "{:.3f} syncs"),
+         ("first_s", "first after {:.2f} s"), ("seconds", "{:.2f} s"), ("kb_each", "{:.1f} KB each"), ("bytes_each", "{:.0f} bytes each"))
 
 
 class Progress:
@@ -28,7 +28,8 @@ class Progress:
             print(f"\r\033[K{self._head(what)} ...", end="", file=sys.stderr, flush=True)
 
     def end(self, figures: dict[str, Any]) -> None:
-        found = ", ".join(form.format(figures[key]) for key, form in SHOWN if isinstance(figures.get(key), (int, float)))
+        found = ", ".join(form.format(figures[key]) for key, form in SHOWN
+                          if isinstance(figures.get(key), (int, float)))
         text = f"FAILED: {figures['failed']}" if "failed" in figures else found
         clear = "\r\033[K" if sys.stderr.isatty() else ""
         print(f"{clear}{self._head(self.what)}: {text}", file=sys.stderr, flush=True)

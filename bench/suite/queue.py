@@ -94,7 +94,8 @@ class Backlog(Scenario):
     @contextlib.contextmanager
     def _started(self, length: int, due_s: int) -> Iterator[tuple[Onward, Sink, float]]:
         """A relay on a spool with so much in it, and how long its start took."""
-        records = [f"mx A {EXCHANGE}", "postbox A 127.0.0.1", *(f"d{number} MX 10 mx" for number in range(self.domains))]
+        records = [f"mx A {EXCHANGE}", "postbox A 127.0.0.1",
+                   *(f"d{number} MX 10 mx" for number in range(self.domains))]
         with Folder() as folder, name_server(folder, records):
             spool = folder / "spool"
             fill(spool, length, self.domains, due_s)

@@ -8,8 +8,8 @@ from .goals import GOALS
 from .results import Results, Spread
 from .scenario import FLOOR
 
-COLUMNS = (("messages/s", "per_s", 0), ("accepted/s", "accepted_per_s", 0), ("CPU us a message", "cpu_us", 0), ("peak MB", "peak_mb", 0),
-           ("syncs", "syncs_each", 3), ("switches", "switches_each", 1), ("system calls", "calls_each", 0))
+COLUMNS = (("messages/s", "per_s", 0), ("accepted/s", "accepted_per_s", 0), ("CPU us a message", "cpu_us", 0),
+           ("peak MB", "peak_mb", 0), ("syncs", "syncs_each", 3), ("switches", "switches_each", 1), ("system calls", "calls_each", 0))
 
 
 def table(rows: list[list[str]]) -> str:
@@ -50,8 +50,8 @@ def throughput(results: Results, scenario: str) -> str:
         if relay == FLOOR:
             continue
         ratio = results.ratio(scenario, "per_s", relay, "postfix")
-        rows.append([relay, *(cell(results.of(scenario, relay, key), digits) for _, key, digits in COLUMNS), cell(ratio, 2),
-                     milliseconds(results, scenario, relay, "submission"), others_us(results, scenario, relay)])
+        rows.append([relay, *(cell(results.of(scenario, relay, key), digits) for _, key, digits in COLUMNS),
+                     cell(ratio, 2), milliseconds(results, scenario, relay, "submission"), others_us(results, scenario, relay)])
     floor = floor_row(results, scenario)
     return table(rows + [floor] if floor else rows)
 
@@ -62,7 +62,8 @@ def special(results: Results, scenario: str) -> str:
     for run in results.data["runs"]:
         if run["scenario"] == scenario:
             figures = run["figures"]
-            shown = [f"{key} {short(value)}" for key, value in figures.items() if isinstance(value, (int, float, str)) or key in LISTS]
+            shown = [f"{key} {short(value)}" for key, value in figures.items()
+                     if isinstance(value, (int, float, str)) or key in LISTS]
             lines.append(f"- {run['relay']}: " + ", ".join(shown))
     return "\n".join(lines)
 
@@ -82,7 +83,8 @@ def goals(results: Results) -> str:
     rows = [["", "goal", "measured", ""]]
     for goal in GOALS:
         found = goal.find(results)
-        rows.append([goal.what, goal.wanted, found[0] if found else "not in this run", ("held" if found[1] else "MISSED") if found else ""])
+        rows.append([goal.what, goal.wanted, found[0] if found else "not in this run",
+                     ("held" if found[1] else "MISSED") if found else ""])
     return table(rows)
 
 
@@ -104,5 +106,6 @@ def text(results: Results) -> str:
     parts.append(f"### Goals\n\n{goals(results)}")
     failures = results.failures()
     if failures:
-        parts.append("### Failed runs\n\n" + "\n".join(f"- {scenario}, {relay}: {why}" for scenario, relay, why in failures))
+        lines = [f"- {scenario}, {relay}: {why}" for scenario, relay, why in failures]
+        parts.append("### Failed runs\n\n" + "\n".join(lines))
     return "\n\n".join(parts)

@@ -43,8 +43,8 @@ def machine() -> dict[str, Any]:
 
 
 def revision() -> str:
-    done = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True,
+                          text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 
@@ -84,7 +84,8 @@ class Results:
                 if run["scenario"] == scenario and run["relay"] == relay and "failed" not in run["figures"]]
 
     def failures(self) -> list[tuple[str, str, str]]:
-        return [(run["scenario"], run["relay"], run["figures"]["failed"]) for run in self.data["runs"] if "failed" in run["figures"]]
+        return [(run["scenario"], run["relay"], run["figures"]["failed"]) for run in self.data["runs"]
+                if "failed" in run["figures"]]
 
     def relays(self, scenario: str) -> list[str]:
         """Who took part, in order."""

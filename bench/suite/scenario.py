@@ -111,7 +111,8 @@ class Throughput(Scenario):
     def measure(self, plan: Plan, note: Note) -> None:
         for number in range(self._rounds(plan)):
             if self.floor:
-                note.run(FLOOR, number, lambda: run_floor(self.load, int(self.messages * plan.part * (0.5 if plan.quick else 1))))
+                note.run(FLOOR, number,
+                         lambda: run_floor(self.load, int(self.messages * plan.part * (0.5 if plan.quick else 1))))
             for relay in self._who(plan):
                 note.run(relay.name, number, lambda: run_relay(relay, self.load, self._count(plan, relay)))
         for relay in self._who(plan) if self.counted else []:

@@ -26,7 +26,8 @@ def process_cpu_s(pid: int) -> float:
 class Sink:
     """Our sink's process, and the conversation with it."""
 
-    def __init__(self, port: int = SMTP_PORT, hung: Sequence[str] = (), well: Sequence[str] = (), more: Sequence[str] = ()) -> None:
+    def __init__(self, port: int = SMTP_PORT, hung: Sequence[str] = (), well: Sequence[str] = (),
+                 more: Sequence[str] = ()) -> None:
         if not PROGRAM.exists():
             raise AssertionError(f"{PROGRAM} is missing; build it with: make bench-tools")
         arguments = [str(PROGRAM), "--port", str(port), *more]
@@ -64,8 +65,8 @@ class Sink:
 
     def group(self, group: str) -> dict[str, Any]:
         """The counts of the messages whose id begins with this letter."""
-        none = {"messages": 0, "distinct": 0, "duplicates": 0, "recipients": 0, "verified": 0, "damaged": 0, "first_s": 0,
-                "last_s": 0, "goal_s": 0, "latency": None}
+        none = {"messages": 0, "distinct": 0, "duplicates": 0, "recipients": 0, "verified": 0, "damaged": 0,
+                "first_s": 0, "last_s": 0, "goal_s": 0, "latency": None}
         return self.ask("figures")["groups"].get(group, none)
 
     def prefix(self, prefix: str) -> dict[str, Any]:

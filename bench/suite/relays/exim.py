@@ -51,8 +51,8 @@ class Exim(Relay):
             path.mkdir()
             shutil.chown(path, MAIL_USER, MAIL_USER)
         self._write_accounts()
-        conf = self.template("exim.conf", folder=self.folder, origin=ORIGIN, binary=binary, user=MAIL_USER, concurrency=CONCURRENCY,
-                             port=self.listens[1], address=self.listens[0], no_tls_for="" if self.setting.tls else "*")
+        conf = self.template("exim.conf", folder=self.folder, origin=ORIGIN, binary=binary, user=MAIL_USER,
+                             concurrency=CONCURRENCY, port=self.listens[1], address=self.listens[0], no_tls_for="" if self.setting.tls else "*")
         (self.folder / "exim.conf").write_text(conf)
         (self.folder / "start").write_text(f"""set -e
 mount --bind '{self.folder}/passwd' /etc/passwd

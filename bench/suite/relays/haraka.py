@@ -25,9 +25,10 @@ def fetch() -> None:
     require(shutil.which("npm") is not None, "it comes with npm, which is missing; get it with: apt-get install npm")
     wanted = (BENCH / "peers" / "haraka-version").read_text().strip()
     TREE.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--omit=dev", "--omit=optional", "--prefix", TREE,
-                           f"Haraka@{wanted}"], capture_output=True, text=True, timeout=300, check=False)
-    require(done.returncode == 0 and PACKAGE.exists(), f"npm could not install Haraka {wanted}: {done.stderr[-300:].strip()}")
+    done = subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--omit=dev", "--omit=optional", "--prefix",
+                           TREE, f"Haraka@{wanted}"], capture_output=True, text=True, timeout=300, check=False)
+    require(done.returncode == 0 and PACKAGE.exists(),
+            f"npm could not install Haraka {wanted}: {done.stderr[-300:].strip()}")
 
 
 class Haraka(Relay):
@@ -46,7 +47,8 @@ class Haraka(Relay):
         shutil.copytree(PACKAGE / "config", self.folder / "config")  # its defaults, as `haraka -i` lays them out
         shutil.copytree(BENCH / "peers" / "haraka", self.folder, dirs_exist_ok=True)
         (self.folder / "queue").mkdir()
-        values = {"listen": f"{self.listens[0]}:{self.listens[1]}", "tls": str(self.setting.tls).lower(), "hostname": f"relay.{ORIGIN}"}
+        values = {"listen": f"{self.listens[0]}:{self.listens[1]}", "tls": str(self.setting.tls).lower(),
+                  "hostname": f"relay.{ORIGIN}"}
         for name in ("me", "smtp.ini", "outbound.ini"):
             path = self.folder / "config" / name
             path.write_text(self._filled(path, values))

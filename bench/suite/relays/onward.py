@@ -48,7 +48,8 @@ class Onward(Relay):
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             file.write(f"hostname: relay.example.net\n{key}: {value}\n")
             file.flush()
-            return subprocess.run([cls.binary, "check-config", file.name], capture_output=True, check=False).returncode == 0
+            return subprocess.run([cls.binary, "check-config", file.name], capture_output=True,
+                                  check=False).returncode == 0
 
     def _config(self) -> dict[str, Any]:
         tls = "opportunistic" if self.setting.tls else "off"

@@ -18,7 +18,8 @@ class Postfix(Relay):
 
     @classmethod
     def version(cls) -> str:
-        require(shutil.which("postconf", path="/usr/sbin:/usr/bin") is not None, "not installed; get it with: apt-get install postfix")
+        require(shutil.which("postconf", path="/usr/sbin:/usr/bin") is not None,
+                "not installed; get it with: apt-get install postfix")
         done = subprocess.run([tool("postconf"), "-dh", "mail_version"], capture_output=True, text=True, check=True)
         return f"Postfix {done.stdout.strip()}"
 
