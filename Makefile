@@ -201,16 +201,18 @@ tidy: deps-tidy ## static analysis: clang-tidy, include arrows, documented heade
 format: ## lay out all C files by .clang-format
 	clang-format -i $$(git ls-files '*.[ch]')
 
-bench: all bench-tools bench-peers ## measure against Postfix, Exim and Haraka, within an hour (see bench/README.md)
-	@bench/run
-	@bench/plot build/bench/results.json
+bench: bench-peers ## measure against Postfix, Exim and Haraka, within an hour (see bench/README.md)
+	@$(MAKE) --no-print-directory -s -j2 all bench-tools
+	@bench/run; status=$$?; bench/plot build/bench/results.json && exit $$status
 
-bench-quick: all bench-tools bench-peers ## the same in small, within five minutes
-	@bench/run --quick --out build/bench/quick.json
-	@bench/plot build/bench/quick.json build/bench/quick
+bench-quick: bench-peers ## the same in small, within five minutes
+	@$(MAKE) --no-print-directory -s -j2 all bench-tools
+	@bench/run --quick --out build/bench/quick.json; status=$$?; \
+	    bench/plot build/bench/quick.json build/bench/quick && exit $$status
 
 bench-plots: ## keep the plots and tables of the last `make bench` as those that README.md shows
 	@bench/plot build/bench/results.json
+	@install -d bench/plots
 	@install -m 0644 build/bench/plots/*.svg build/bench/plots/tables.md bench/plots/
 
 bench-peers: deps-bench ## bring the relays to measure against

@@ -37,7 +37,7 @@ def spread(values: list[float]) -> Spread | None:
 def machine() -> dict[str, Any]:
     cpu = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
     memory = re.search(r"MemTotal:\s*(\d+)", pathlib.Path("/proc/meminfo").read_text())
-    return {"kernel": platform.release(), "cpus": os.cpu_count(), "cpu": cpu.group(1) if cpu else platform.machine(),
+    return {"kernel": platform.release().partition("-")[0], "cpus": os.cpu_count(), "cpu": cpu.group(1) if cpu else platform.machine(),
             "memory_mb": int(memory.group(1)) // 1024 if memory else 0, "file_system": file_system_of(Folder.BASE),
             "python": platform.python_version()}
 
