@@ -55,7 +55,7 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}/hook?secret=1"
+        return f"http://localhost:{self.server.server_address[1]}/hook?secret=1"
 
     def ids(self) -> list[str]:
         return [event["event_id"] for event in self.taken]

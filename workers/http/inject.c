@@ -207,6 +207,18 @@ static bool read_sender(struct inject *i, struct error *error)
     return true;
 }
 
+/* Absent is bulk. */
+static bool read_priority(struct inject *i, struct error *error)
+{
+    const json_t *value = json_object_get(i->root, "priority");
+    if (value == NULL)
+        return true;
+    if (json_is_string(value) && envelope_priority_parse(text_of(value), &i->priority))
+        return true;
+    error_set(error, "\"priority\" is \"bulk\" or \"transactional\"");
+    return false;
+}
+
 static bool check_recipient(json_t *item, size_t index, struct error *error)
 {
     static const char *const known[] = {"email", "name", "substitutions", NULL};
@@ -258,10 +270,11 @@ static size_t count_values(struct slice s)
 
 bool inject_read(struct inject *i, struct slice body, const char *boundary, struct error *error)
 {
-    static const char *const known[] = {
-        "envelope_sender", "recipients",       "content",
-        "substitutions",   "deferred_spool",   "deferred_generation",
-        "trace_headers",   "template_dialect", NULL};
+    static const char *const known[] = {"envelope_sender", "recipients",
+                                        "content",         "substitutions",
+                                        "deferred_spool",  "deferred_generation",
+                                        "trace_headers",   "template_dialect",
+                                        "priority",        NULL};
     json_error_t where;
     bool is_static;
     *i = (struct inject){.root = NULL};
@@ -281,7 +294,7 @@ bool inject_read(struct inject *i, struct slice body, const char *boundary, stru
     }
     if (!check_members(i->root, "request", known, error) ||
         !read_dialect(i->root, &is_static, error) || !read_sender(i, error) ||
-        !read_recipients(i, error))
+        !read_recipients(i, error) || !read_priority(i, error))
         return false;
     json_t *content = json_object_get(i->root, "content");
     if (json_is_object(content))

@@ -3,7 +3,7 @@
  *
  *   {"envelope_sender": "a@x", "recipients": [{"email", "name"?, "substitutions"?}], "substitutions"?,
  *    "content": "raw message" / {"text_body"?, "html_body"?, "amp_html_body"?, "subject"?, "from"?,
- *    "reply_to"?, "headers"?, "attachments"?}, "template_dialect"?}
+ *    "reply_to"?, "headers"?, "attachments"?}, "template_dialect"?, "priority"?: "bulk" / "transactional"}
  *
  * deferred_spool, deferred_generation and trace_headers are taken and change nothing: every answer
  * waits until all is durable. Any other key is refused. */
@@ -11,6 +11,7 @@
 #define ONWARD_WORKERS_HTTP_INJECT_H
 
 #include "core/domain.h"
+#include "core/spool/envelope.h"
 #include "smtp/mime/message.h"
 
 #include <jansson.h>
@@ -25,9 +26,10 @@ struct inject {
     const struct mime_message *message;
     char sender[512]; /* as it goes over the wire; "" is <> */
     bool sender_is_utf8;
-    json_t *current; /* the recipient whose values are asked for */
-    char number[64]; /* a value that was no text */
-    char *dumped;    /* the same, of any length */
+    uint8_t priority; /* enum envelope_priority */
+    json_t *current;  /* the recipient whose values are asked for */
+    char number[64];  /* a value that was no text */
+    char *dumped;     /* the same, of any length */
 };
 
 /* One recipient, ready to be rendered; valid until the next is asked for. */

@@ -1,3 +1,4 @@
+#include "workers/events/events.h"
 #include "workers/http/injector.h"
 
 #include "core/base/assert.h"
@@ -231,15 +232,18 @@ static void log_accepted(const struct item *t)
     struct log_line line;
     atomic_fetch_add(&i->injector->shared.messages, 1);
     atomic_fetch_add(&i->injector->shared.bytes, t->envelope.size_bytes);
-    if (!i->request->config->log.deliveries)
+    struct log *log = i->request->config->log.deliveries ? i->injector->all->http->log : NULL;
+    struct log_tap *tap = events_tap(i->injector->all->parts->events, EVENT_ACCEPTED);
+    if (log == NULL && tap == NULL)
         return;
     envelope_id_format(t->upload.id, id);
     address_format_ip(&i->request->caller.address, client);
-    log_begin(&line, i->injector->all->http->log, "accepted");
+    log_begin_tapped(&line, log, tap, "accepted");
     log_cstr(&line, "id", id);
     log_cstr(&line, "client", client);
     log_cstr(&line, "token", i->request->caller.name);
     log_str(&line, "sender", t->envelope.sender);
+    log_cstr(&line, "priority", envelope_priority_name(t->envelope.priority));
     log_u64(&line, "recipients", 1);
     log_u64(&line, "bytes", t->envelope.size_bytes);
     log_end(&line);
@@ -371,6 +375,7 @@ static struct item *create_item(struct injection *i, const struct inject_recipie
                                     .sender = slice_str(i->inject.sender),
                                     .envid = SLICE_LIT(""),
                                     .origin = slice_str(t->origin),
+                                    .priority = i->inject.priority,
                                     .recipients = &t->recipient,
                                     .recipient_count = 1};
     i->uploads_out++;
