@@ -57,12 +57,21 @@ void lane_carry(struct lane *l, struct session *s)
         session_carry(s, l->flight);
 }
 
+static unsigned count_sessions_to(const struct lane *l, const struct address *a)
+{
+    unsigned count = 0;
+    for (const struct link *i = l->sessions.next; i != &l->sessions; i = i->next)
+        count += address_same_ip(&CONTAINER_OF(i, struct session, lane_link)->target.address, a);
+    return count;
+}
+
 /* A session for a flight whose outcome at one exchange is unknown: that exchange is asked first
- * (RFC 1047). */
+ * (RFC 1047), as long as it is not backing off and leaves not as many others without an answer. */
 static bool ask_first(struct lane *l, const struct session *ready)
 {
     const struct address *first = l->flight->try_first;
-    if (first == NULL || address_same_ip(first, &ready->target.address))
+    if (first == NULL || address_same_ip(first, &ready->target.address) ||
+        count_sessions_to(l, first) >= LANE_SESSIONS_PER_ADDRESS_MAX)
         return false;
     for (unsigned i = 0; i < l->target_count; i++) {
         if (!address_same_ip(&l->targets[i].address, first))
@@ -401,6 +410,18 @@ void lane_settle_returned(struct lane *l, const struct reply *reply)
 
 /* ---- late, or never ---- */
 
+/* Is somebody else here who can carry the next message, or may soon? Who is slow himself is no help: with
+ * him as company the lane would commit one message after the other to a host that answers none. */
+static bool is_helped(const struct lane *l, const struct session *s)
+{
+    for (struct link *i = l->sessions.next; i != &l->sessions; i = i->next) {
+        const struct session *other = CONTAINER_OF(i, struct session, lane_link);
+        if (other != s && !other->retiring && (other->ready || !other->slow))
+            return true;
+    }
+    return false;
+}
+
 /* It has nothing left to wait for but a reply that is late: others come in its place. */
 static void step_aside(struct lane *l)
 {
@@ -426,7 +447,7 @@ void lane_on_late(struct lane *l, struct session *s)
         session_break_off(s);
         give_back(l);
     }
-    if (is_alone(l, s) && l->flight == NULL && list_empty(&l->returned))
+    if (l->flight == NULL && list_empty(&l->returned) && !is_helped(l, s))
         step_aside(l);
     else
         lane_go_on(l);
