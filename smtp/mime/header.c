@@ -373,7 +373,8 @@ static void clear_mailbox(struct mailbox *m)
 static bool is_plain_phrase(struct slice s)
 {
     for (size_t i = 0; i < s.len; i++)
-        if (strchr("()<>[]:;@\\,.\"", s.ptr[i]) != NULL)
+        if (strchr("()<>[]:;@\\,.\"", s.ptr[i]) != NULL ||
+            (i > 0 && s.ptr[i] == ' ' && s.ptr[i - 1] == ' '))
             return false;
     return true;
 }

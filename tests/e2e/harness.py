@@ -46,7 +46,8 @@ TEST_LIMIT = 60  # seconds for one test, unless its class says otherwise
 STOP_LIMIT = 60.0
 
 PACKAGES = {"nsd": "nsd", "smtp-sink": "postfix", "smtp-source": "postfix", "postfix": "postfix", "swaks": "swaks",
-            "openssl": "openssl", "haproxy": "haproxy", "dpkg": "dpkg", "apt-get": "apt"}
+            "openssl": "openssl", "curl": "curl", "promtool": "prometheus", "haproxy": "haproxy", "dpkg": "dpkg",
+            "apt-get": "apt"}
 
 T = TypeVar("T")
 

@@ -6,6 +6,7 @@ enum {
     SMALL_BYTES_MAX = 64 * 1024, /* where no injection is taken */
     FIRST_BYTES = 4096,
     INFLATE_BYTES = 64 * 1024,
+    DROPPED_BYTES_MAX = 1 << 20, /* of a caller that is nobody */
     GZIP_OR_ZLIB =
         15 + 32, /* inflateInit2: the largest window, the format told by its first bytes */
 };
@@ -80,6 +81,22 @@ bool http_body_begin(struct http_request *r)
     return true;
 }
 
+/* What is read and dropped at most: a connection that is closed over unread bytes is reset, and its
+ * answer may be lost with it. */
+static uint64_t dropped_max(const struct http_request *r)
+{
+    bool known = r->route != NULL && r->caller.scopes != 0;
+    return known ? 2 * limit_of(r) : DROPPED_BYTES_MAX;
+}
+
+bool http_body_may_drop(const struct http_request *r)
+{
+    const char *length = http_field(r, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    uint64_t bytes;
+    return length != NULL && slice_to_u64(slice_str(length), &bytes) && bytes > 0 &&
+           bytes <= dropped_max(r) && http_field(r, MHD_HTTP_HEADER_EXPECT) == NULL;
+}
+
 /* Room for `len` more bytes behind what there is. False, having answered: a bound was reached. */
 static bool make_room(struct http_request *r, size_t len)
 {
@@ -138,7 +155,7 @@ bool http_body_feed(struct http_request *r, struct slice bytes)
     if (r->response !=
         NULL) { /* refused: what still comes is read, within the bound, and dropped */
         r->body_len += bytes.len;
-        return r->body_len <= 2 * limit_of(r);
+        return r->body_len <= dropped_max(r);
     }
     bool ok = r->is_gzip ? inflate_all(r, bytes) : append(r, bytes);
     if (!ok)

@@ -9,6 +9,10 @@
  * not. */
 bool http_body_begin(struct http_request *r);
 
+/* The request was refused by its head: is its body short enough to be read and dropped, so that the
+ * client gets to see the answer? One that asks first (Expect: 100-continue) sends none. */
+bool http_body_may_drop(const struct http_request *r);
+
 /* Some of it. What passes a bound is answered for and the rest dropped. False: there is no end to
  * it, so close. */
 bool http_body_feed(struct http_request *r, struct slice bytes);

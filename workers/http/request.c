@@ -244,7 +244,7 @@ enum MHD_Result http_on_request(void *context, struct MHD_Connection *connection
         if (r == NULL)
             return MHD_NO;
         *request = r;
-        return admit(r, method) ? MHD_YES : send_answer(r);
+        return admit(r, method) || http_body_may_drop(r) ? MHD_YES : send_answer(r);
     }
     if (*upload_len > 0) {
         bool go_on = http_body_feed(r, slice_of(upload, *upload_len));
