@@ -11,8 +11,9 @@ BUILD    := build/$(VARIANT)
 
 # What Debian 12 packages each job needs; make demo and make check install what is missing.
 BUILD_PACKAGES := gcc libc6-dev pkg-config libunbound-dev libjemalloc-dev liblmdb-dev libck-dev libyaml-dev libssl-dev \
-                  libidn2-dev libjansson-dev libsystemd-dev libseccomp-dev libmicrohttpd-dev zlib1g-dev libcurl4-openssl-dev libncurses-dev
-RUN_PACKAGES   := dns-root-data
+                  libidn2-dev libjansson-dev libsystemd-dev libseccomp-dev libmicrohttpd-dev zlib1g-dev libcurl4-openssl-dev \
+                  libncurses-dev
+RUN_PACKAGES   := dns-root-data ca-certificates
 TEST_PACKAGES  := libcmocka-dev libxxhash-dev nsd postfix swaks openssl python3 curl prometheus iproute2 clang \
                   libclang-rt-14-dev procps libnss-wrapper tmux chromium haproxy
 TIDY_PACKAGES  := libcmocka-dev libxxhash-dev clang-tidy clang-format python3 git
