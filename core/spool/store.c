@@ -11,17 +11,10 @@
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
-enum {
-    TABLES = 6,
-    ROOM_CHECK_MS = 100,
-    LEFT_OVERS_PER_TXN = 1000,
-    HOLDER_SIZE = 32,
-    LOCK_NAP_MS = 50
-};
+enum { TABLES = 6, LEFT_OVERS_PER_TXN = 1000, HOLDER_SIZE = 32, LOCK_NAP_MS = 50 };
 
 void store_key_id(struct store_key *k, uint64_t id)
 {
@@ -267,6 +260,7 @@ static bool open_spool(struct store *s, const struct store_options *options, str
         rc = mdb_get(txn, s->meta, &key, &value);
     bool known = rc == 0 && value.mv_size == 4 && bytes_get(value.mv_data, 4) == STORE_FORMAT;
     if (rc == 0 && known) {
+        store_room_note(s, store_room_pages(s, txn));
         rc = mdb_txn_commit(txn);
         txn = NULL;
     }
@@ -371,27 +365,6 @@ uint64_t store_last_id(struct store *s)
     return last;
 }
 
-bool store_has_room(struct store *s)
-{
-    uint64_t now = clock_mono_ms();
-    uint64_t checked = atomic_load_explicit(&s->shared.room_checked_ms, memory_order_relaxed);
-    if (checked != 0 && now - checked < ROOM_CHECK_MS)
-        return atomic_load_explicit(&s->shared.has_room, memory_order_relaxed);
-    struct statvfs v;
-    uint64_t free_bytes = statvfs(s->path, &v) == 0 ? (uint64_t)v.f_bavail * v.f_frsize : 0;
-    bool room = free_bytes > s->free_floor_bytes;
-    atomic_store_explicit(&s->shared.free_bytes, free_bytes, memory_order_relaxed);
-    atomic_store_explicit(&s->shared.has_room, room, memory_order_relaxed);
-    atomic_store_explicit(&s->shared.room_checked_ms, now, memory_order_relaxed);
-    return room;
-}
-
-void store_disk(const struct store *s, uint64_t *free_bytes_out, uint64_t *floor_bytes_out)
-{
-    *free_bytes_out = atomic_load_explicit(&s->shared.free_bytes, memory_order_relaxed);
-    *floor_bytes_out = s->free_floor_bytes;
-}
-
 /* ---- writing ---- */
 
 enum store_status store_begin(struct store *s)
@@ -478,8 +451,11 @@ enum store_status store_remove(struct store *s, uint64_t id)
 enum store_status store_commit(struct store *s)
 {
     ASSERT(s->txn != NULL);
+    uint64_t pages = store_room_pages(s, s->txn);
     int rc = mdb_txn_commit(s->txn);
     s->txn = NULL;
+    if (rc == 0)
+        store_room_note(s, pages);
     return store_status_of(rc);
 }
 

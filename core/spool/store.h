@@ -74,7 +74,8 @@ void store_close(struct store **s);
 /* Highest id in the store, or 0. Any time before the committer starts. */
 uint64_t store_last_id(struct store *s);
 
-/* Above the floor? Looks at the disk at most every 100 ms. Any thread. */
+/* Is there room for new mail: is the disk above the floor, or has the file free pages of its own? It never
+ * shrinks; what left the queue leaves room inside it. Looks at the disk at most every 100 ms. Any thread. */
 bool store_has_room(struct store *s);
 
 /* What store_has_room saw last, and the floor. Any thread. */

@@ -18,6 +18,7 @@ struct store {
     char path[STORE_PATH_MAX];
     struct {
         _Atomic uint64_t room_checked_ms, free_bytes;
+        _Atomic uint64_t inside_bytes; /* free pages of the file, after the last commit */
         atomic_bool has_room;
     } shared;
 };
@@ -34,6 +35,11 @@ void store_key_part(struct store_key *k, uint64_t id, uint32_t part);
 
 /* What LMDB said. */
 enum store_status store_status_of(int rc);
+
+/* store_room.c: how many pages of the file are in use, as the open transaction sees it; and so many are,
+ * behind a commit. */
+uint64_t store_room_pages(const struct store *s, MDB_txn *txn);
+void store_room_note(struct store *s, uint64_t pages);
 
 /* store_read.c: the open snapshot of a reader, and what it is of. */
 MDB_txn *store_reader_txn(struct store_reader *r);

@@ -249,6 +249,31 @@ static void the_floor_of_free_disk_is_looked_at(void **state)
     remove_spool(path);
 }
 
+/* Below the floor for good, as on a disk that the spool itself has filled. */
+static void room_inside_the_file_is_room(void **state)
+{
+    (void)state;
+    enum { CHUNKS = 1200 }; /* 75 MB: more than is asked for */
+    char path[64];
+    make_spool_path(path);
+    struct store *s = open_spool(path, UINT64_C(1) << 30, UINT64_MAX);
+    char *block = calloc(1, STORE_CHUNK_BYTES);
+    assert_int_equal(store_begin(s), STORE_OK);
+    for (uint32_t i = 0; i < CHUNKS; i++)
+        assert_int_equal(store_put_chunk(s, 1, i, slice_of(block, STORE_CHUNK_BYTES)), STORE_OK);
+    assert_int_equal(store_commit(s), STORE_OK);
+    assert_false(store_has_room(s));
+    assert_int_equal(store_begin(s), STORE_OK);
+    assert_int_equal(store_remove(s, 1), STORE_OK);
+    assert_int_equal(store_commit(s), STORE_OK);
+    store_close(&s); /* another looks at the disk anew, and knows of the room from the file */
+    s = open_spool(path, UINT64_C(1) << 30, UINT64_MAX);
+    assert_true(store_has_room(s));
+    store_close(&s);
+    free(block);
+    remove_spool(path);
+}
+
 static struct store_state sample_state(void)
 {
     struct store_state st = {.progress = PROGRESS_HELD,
@@ -308,6 +333,7 @@ int main(void)
         cmocka_unit_test(an_unknown_format_is_refused),
         cmocka_unit_test(a_full_map_undoes_the_whole_batch_and_room_comes_back),
         cmocka_unit_test(the_floor_of_free_disk_is_looked_at),
+        cmocka_unit_test(room_inside_the_file_is_room),
         cmocka_unit_test(a_state_reads_back_as_written),
         cmocka_unit_test(a_damaged_state_is_refused_not_trusted),
     };
