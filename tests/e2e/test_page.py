@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pathlib
 import re
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from harness import E2ETest, ORIGIN, Ports, main, wait_until
+from harness import BINARY, E2ETest, ORIGIN, Ports, main, wait_until
 
 SENDER = f"sender@{ORIGIN}"
 TOKEN = "0123456789abcdef" * 4
@@ -108,7 +107,7 @@ class View(Shown):
         self.start("reply@RCPT=550 5.1.1 no such user")
         for i in range(5):
             self.relay.send(SENDER, [f"r{i}@{self.domain}"], f"m{i}")
-        self.relay.wait_logged("bounced", 5)
+        self.relay.wait_logged("bounced", 5, code=550)
         failures = [f for f in self.view()["failures"] if f["kind"] == "bounced" and "exchange" in f]
         self.assertEqual([(f["count"], f["reply"]["code"], f["exchange"]) for f in failures],
                          [(5, 550, f"mx1.{self.domain}")])
@@ -153,7 +152,7 @@ class Top(Shown):
         if tmux is None:
             raise AssertionError("tmux is missing; install it with: apt-get install tmux")
         socket = str(self.w.folder / "tmux.sock")
-        binary = pathlib.Path(__import__("harness").BINARY)
+        binary = BINARY
 
         def run(*arguments: str) -> str:
             return subprocess.run([tmux, "-S", socket, *arguments], capture_output=True, text=True, check=True).stdout

@@ -109,7 +109,7 @@ void webhook_note_pending(struct webhook *w, uint64_t pending, uint64_t mono_ms)
 {
     if (pending == 0 || w->sending || w->failures > 0 || w->done_upto > 0)
         return; /* while it fails, its back-off says when */
-    bool now = w->has_backlog || pending >= w->batch_max;
+    bool now = w->was_cut || pending >= w->batch_max;
     if (now || w->due_mono_ms == 0)
         w->due_mono_ms = now ? mono_ms : mono_ms + w->config->max_delay_ms;
 }
@@ -170,7 +170,7 @@ void webhook_start(struct webhook *w, struct event_store *store, const char *hos
         w->done_upto = w->sent.upto;
         return;
     }
-    w->has_backlog = w->sent.count == w->batch_max;
+    w->was_cut = buf_len(&w->body) >= WEBHOOK_BODY_BYTES;
     w->answer_len = w->answer_bytes = 0;
     struct slice body = buf_slice(&w->body);
     bool ready = buf_ok(&w->body) && add_header(w, "Content-Type: application/json") &&

@@ -22,7 +22,7 @@ struct webhook {
     size_t answer_len;
     size_t answer_bytes;     /* in all */
     bool sending;            /* `easy` is with `multi` */
-    bool has_backlog;        /* the last batch was full: the next goes at once */
+    bool was_cut;            /* the last batch had no room for more bytes: the next goes at once */
     struct event_batch sent; /* what is under way */
     unsigned batch_max;      /* config->batch_size, or less where that was too large for it */
     uint64_t due_mono_ms;    /* of the next request; 0: nothing is waiting */
