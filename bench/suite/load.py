@@ -21,6 +21,7 @@ class Mail:
     domains: int = 1
     recipients: int = 1
     submitters: int = 20
+    reconnects: bool = False  # a submitter makes a new connection for each message
     label: str = "d"
 
 
@@ -29,7 +30,10 @@ class Load:
 
     def __init__(self, mail: Mail, messages: int, group: str = "a", to: tuple[str, int] = RELAY, **more: int) -> None:
         options = {"to": f"{to[0]}:{to[1]}", "messages": messages, "submitters": mail.submitters,
-                   "domains": mail.domains, "recipients": mail.recipients, "size": mail.size, "label": mail.label, "origin": ORIGIN, "group": group, **more}
+                   "domains": mail.domains, "recipients": mail.recipients, "size": mail.size, "label": mail.label,
+                   "origin": ORIGIN, "group": group, **more}
+        if mail.reconnects:
+            options["per_connection"] = 1
         words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         self.process = subprocess.Popen([TOOLS / "load", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                         text=True)
@@ -53,9 +57,9 @@ class ThirdPartyLoad:
         del group  # it marks nothing
         self.messages = messages
         self.began = time.monotonic()
-        self.process = subprocess.Popen([tool("smtp-source"), "-s", str(mail.submitters), "-m", str(messages), "-l",
-                                         str(mail.size), "-N", "-f", f"sender@postbox.{ORIGIN}", "-t", f"r@{mail.label}0.{ORIGIN}",
-                                         f"{to[0]}:{to[1]}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        words = [*([] if mail.reconnects else ["-d"]), "-s", str(mail.submitters), "-m", str(messages), "-l", str(mail.size),
+                 "-N", "-f", f"sender@postbox.{ORIGIN}", "-t", f"r@{mail.label}0.{ORIGIN}", f"{to[0]}:{to[1]}"]
+        self.process = subprocess.Popen([tool("smtp-source"), *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     def finish(self, limit_s: float) -> dict[str, Any]:
         end = self.began + limit_s

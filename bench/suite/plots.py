@@ -52,7 +52,8 @@ def throughput(results: Results) -> Script:
             + bars(results, "cpu_us", "CPU time a message (µs): less is better", "", "cpu") + "unset multiplot")
 
 
-SCENARIOS = (("one", "one destination"), ("to-200", "200 destinations"), ("to-10000", "10,000 destinations"),
+SCENARIOS = (("one", "one destination"), ("reconnecting", "submitters reconnect"),
+             ("to-200", "200 destinations"), ("to-10000", "10,000 destinations"),
              ("size-2k", "2 KB"), ("size-100k", "100 KB"), ("size-5m", "5 MB"), ("to-20-each", "20 recipients a message"),
              ("to-100-each", "100 recipients a message"), ("from-1", "one submitter"), ("from-200", "200 submitters"),
              ("tls", "TLS on delivery"), ("far", "100 ms of round trip"))

@@ -22,7 +22,9 @@ SAME_FOR_ALL = {"postfix": 0.25, "exim": 0.25, "haraka": 0.25}
 ALL: tuple[Scenario, ...] = (
     Throughput("one", "10 KB to one destination, 20 submitters; smtp-source and smtp-sink", 30000,
                Workload(third_party=True), rounds=5, quick_rounds=2, floor=True, counted=True),
-    Throughput("own", "The same with our load generator and sink, which verify and time each message", 30000,
+    Throughput("reconnecting", "The same, and the submitters make a connection for each message", 15000,
+               Workload(replace(TEN_KB, reconnects=True), third_party=True), rounds=2, floor=True),
+    Throughput("own", "10 KB to one destination by our load generator and sink, which verify and time each message", 30000,
                Workload(), floor=True, quick_rounds=1, quick_part=0.3, quick_who=("onward", "postfix")),
     Throughput("to-200", "10 KB to 200 destinations", 30000,
                Workload(replace(TEN_KB, domains=200), own_exchanges=True)),
