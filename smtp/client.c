@@ -630,6 +630,7 @@ void smtp_client_begin(struct smtp_client *c, struct smtp_transaction *t)
     const struct smtp_transaction *before = newest(c);
     memset(t->replies, 0, t->recipient_count * sizeof *t->replies);
     memset(&t->own, 0, sizeof t->own);
+    list_init(&t->own.link);
     t->own.end_awaited = SMTP_READY;
     if (!has(c, SMTP_CAP_CHUNKING) || !has(c, SMTP_CAP_PIPELINING))
         t->by = SMTP_BY_DATA;

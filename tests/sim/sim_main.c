@@ -18,10 +18,10 @@ static void print(const char *what, const struct sim_tally *t)
 
 static int usage(void)
 {
-    (void)fputs(
-        "usage: sim seed N | sim seeds FROM COUNT | sim list FILE | sim bytes [N] | sim room | "
-        "sim recovery\n",
-        stderr);
+    (void)fputs("usage: sim seed N | sim seeds FROM COUNT | sim list FILE | sim bytes [N] | sim "
+                "pipeline [N] | sim room | "
+                "sim recovery\n",
+                stderr);
     return 2;
 }
 
@@ -57,6 +57,10 @@ int main(int argc, char **argv)
         t.shown = argc == 3 ? strtoull(argv[2], NULL, 10) : 0;
         sim_run_bytes(&t);
         print("a fault at every byte", &t);
+    } else if ((argc == 2 || argc == 3) && strcmp(argv[1], "pipeline") == 0) {
+        t.shown = argc == 3 ? strtoull(argv[2], NULL, 10) : 0;
+        sim_run_pipeline(&t);
+        print("several messages, a fault at every byte", &t);
     } else if (argc == 2 && strcmp(argv[1], "room") == 0) {
         sim_run_room(&t);
         print("without room", &t);

@@ -18,6 +18,10 @@ void sim_run_seed(uint64_t seed, bool shows_trace, struct sim_tally *tally);
  * behind each single byte that it says, and each that it hears. */
 void sim_run_bytes(struct sim_tally *tally);
 
+/* Several messages over one connection, one behind the other and in flight together, with a fault at every byte of
+ * all that; and exchanges that do not take what is sent ahead. */
+void sim_run_pipeline(struct sim_tally *tally);
+
 /* Well exchanges, and fewer connections than there is mail for. */
 void sim_run_room(struct sim_tally *tally);
 
