@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
-enum { EVENTS_MAX = 64, LINE_SIZE = 1024, OUT_MAX = 65536 };
+enum { TRANSACTIONS_MAX = 8, EVENTS_MAX = 64, LINE_SIZE = 1024, OUT_MAX = 65536 };
 
 struct play {
     const struct dialogue *dialogue;
@@ -15,8 +15,10 @@ struct play {
     struct buf out;
     struct buf wire;   /* what the client wrote */
     struct buf speech; /* what the server is about to say */
-    struct smtp_transaction transaction;
-    struct reply replies[DIALOGUE_RECIPIENTS_MAX];
+    struct smtp_transaction transactions[TRANSACTIONS_MAX];
+    struct reply replies[TRANSACTIONS_MAX][DIALOGUE_RECIPIENTS_MAX];
+    unsigned begun, done; /* transactions */
+    unsigned reading;     /* the one whose replies are asked for */
     uint32_t replies_seen;
     enum smtp_client_event events[EVENTS_MAX];
     unsigned event_count, events_seen;
@@ -108,12 +110,37 @@ static void speak(struct play *p)
     buf_clear(&p->speech);
 }
 
+static void begin(struct play *p, enum smtp_content by)
+{
+    assert_true(p->begun < TRANSACTIONS_MAX);
+    assert_true(smtp_client_may_begin(p->client));
+    if (p->begun == p->done) {
+        p->replies_seen = 0;
+        p->reading = p->begun;
+    }
+    struct smtp_transaction *t = &p->transactions[p->begun];
+    memset(p->replies[p->begun], 0x5a, sizeof p->replies[0]);
+    *t = (struct smtp_transaction){.envelope = &p->dialogue->envelope,
+                                   .recipients = p->dialogue->recipients,
+                                   .replies = p->replies[p->begun],
+                                   .recipient_count = p->dialogue->recipient_count,
+                                   .by = by};
+    p->begun++;
+    smtp_client_begin(p->client, t);
+}
+
 static void act(struct play *p, const char *what)
 {
     if (strcmp(what, "begin") == 0) {
-        p->replies_seen = 0;
-        memset(p->replies, 0x5a, sizeof p->replies);
-        smtp_client_begin(p->client, &p->transaction);
+        begin(p, SMTP_BY_DATA);
+    } else if (strcmp(what, "begin by bdat") == 0) {
+        begin(p, SMTP_BY_BDAT);
+    } else if (strcmp(what, "retract") == 0) {
+        buf_clear(&p->out);
+        smtp_client_retract(p->client);
+        p->begun--;
+    } else if (strcmp(what, "goodbye") == 0) {
+        assert_true(smtp_client_said_goodbye(p->client));
     } else if (strcmp(what, "sent") == 0) {
         smtp_client_body_sent(p->client);
     } else if (strcmp(what, "tls") == 0) {
@@ -121,7 +148,7 @@ static void act(struct play *p, const char *what)
     } else if (strcmp(what, "quit") == 0) {
         smtp_client_quit(p->client);
     } else {
-        fail_at(p, "action", "begin, sent, tls or quit", what);
+        fail_at(p, "action", "begin, retract, sent, tls, quit or goodbye", what);
     }
 }
 
@@ -143,14 +170,19 @@ static void expect_event(struct play *p, const char *text)
 {
     if (p->events_seen == p->event_count)
         fail_at(p, "event", text, "(none)");
-    expect_text(p, "event", text, event_name(p->events[p->events_seen++]));
+    enum smtp_client_event event = p->events[p->events_seen++];
+    expect_text(p, "event", text, event_name(event));
+    if (event == CLIENT_DONE) {
+        p->reading = p->done++;
+        p->replies_seen = 0;
+    }
 }
 
 static void expect_reply(struct play *p, const char *text)
 {
     char got[LINE_SIZE];
     assert_true(p->replies_seen < p->dialogue->recipient_count);
-    (void)reply_format(&p->replies[p->replies_seen++], got, sizeof got);
+    (void)reply_format(&p->replies[p->reading][p->replies_seen++], got, sizeof got);
     expect_text(p, "reply", text, got);
 }
 
@@ -234,10 +266,6 @@ static void play(const struct dialogue *d, const char *script, size_t piece)
     buf_init(&p.speech, 4 * OUT_MAX);
     p.client = smtp_client_create(&options, &p.out);
     assert_non_null(p.client);
-    p.transaction = (struct smtp_transaction){.envelope = &d->envelope,
-                                              .recipients = d->recipients,
-                                              .replies = p.replies,
-                                              .recipient_count = d->recipient_count};
     for (struct slice rest = slice_str(script); rest.len > 0;) {
         struct slice line = slice_take(rest, slice_find(rest, '\n'));
         char text[LINE_SIZE] = "";

@@ -2,12 +2,15 @@
  * and the driver: at once as far as it goes, and in pieces down to single bytes. A script is one
  * string of lines, in the order in which things happen:
  *
- *   S: 250 ok        the server sends this line and CRLF        s: 25    the same without a line
- * end C: RSET          the next line that the client wrote = READY          the next event, without
- * MORE ! begin          the driver acts: begin, tls, sent, quit ? yes            may the first
- * recipient be carried: "yes", or the bounce as text R: 250 ok        the reply of the next
- * recipient, as text F: BUSY 421 bye  why the session failed: trouble, then reply P: MAIL the
- * phase, by its log phrase
+ *   S: 250 ok            the server sends this line and CRLF
+ *   s: 25                the same without a line end
+ *   C: RSET              the next line that the client wrote
+ *   = READY              the next event, without MORE
+ *   ! begin              the driver acts: begin, begin by bdat, retract, sent, tls, quit; or it asserts: goodbye
+ *   ? yes                may the first recipient be carried: "yes", or the bounce as text
+ *   R: 250 ok            the reply of the next recipient, as text: of the transaction that was DONE last, or is open
+ *   F: BUSY 421 bye      why the session failed: trouble, then reply
+ *   P: MAIL              the phase, by its log phrase
  *
  * Neither lines nor events may be left over at the end. */
 #ifndef ONWARD_TESTS_UNIT_SMTP_DIALOGUE_H
