@@ -107,6 +107,8 @@ size_t conn_write_max(const struct conn *c)
 
 enum net_status conn_flush(struct conn *c, struct buf *out)
 {
+    if (!buf_ok(out)) /* what comes next would stand in the place of what there was no memory for */
+        return NET_NO_RESOURCES;
     while (buf_len(out) > 0) {
         struct slice s = buf_slice(out);
         struct iovec part = {.iov_base = (void *)(uintptr_t)s.ptr, .iov_len = s.len};

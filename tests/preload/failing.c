@@ -27,6 +27,8 @@ struct faults {
         _Atomic uint64_t at;     /* the number of the first call that fails; 0: none */
         _Atomic uint64_t count;  /* how many fail from there on */
         _Atomic uint64_t failed; /* so far */
+        _Atomic uint64_t
+            resolver; /* of those: asked for by libunbound, which does not survive all */
     } kinds[FAULT_KINDS];
 };
 
@@ -97,7 +99,14 @@ __attribute__((constructor)) static void prepare(void)
         abort();
 }
 
-static bool fails(enum fault_kind kind)
+static bool is_resolver(void *caller)
+{
+    Dl_info info;
+    return dladdr(caller, &info) != 0 && info.dli_fname != NULL &&
+           strstr(info.dli_fname, "libunbound") != NULL;
+}
+
+static bool fails_for(enum fault_kind kind, void *caller)
 {
     if (real.faults == NULL)
         return false;
@@ -105,9 +114,13 @@ static bool fails(enum fault_kind kind)
     uint64_t at = atomic_load(&real.faults->kinds[kind].at);
     if (at == 0 || call < at || call - at >= atomic_load(&real.faults->kinds[kind].count))
         return false;
+    if (is_resolver(caller))
+        atomic_fetch_add(&real.faults->kinds[kind].resolver, 1);
     atomic_fetch_add(&real.faults->kinds[kind].failed, 1);
     return true;
 }
+
+#define fails(kind) fails_for(kind, __builtin_return_address(0))
 
 /* ---- allocations ---- */
 

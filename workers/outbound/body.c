@@ -192,6 +192,10 @@ enum body_status body_send(struct body *b, struct conn *conn, struct buf *out,
                            struct store_reader *reader, bool (*take_token)(void *context),
                            void *context)
 {
+    if (!buf_ok(out)) { /* no memory for DATA: the content would be read as commands */
+        b->net = NET_NO_RESOURCES;
+        return BODY_LOST;
+    }
     if (!store_read_begin(reader))
         return BODY_DAMAGED;
     enum body_status status;
