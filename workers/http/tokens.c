@@ -155,8 +155,3 @@ const struct token_holder *tokens_find(const struct tokens *t, struct slice toke
             found = &t->entries[i].holder;
     return found;
 }
-
-bool tokens_empty(const struct tokens *t)
-{
-    return t->count == 0;
-}

@@ -36,7 +36,4 @@ void tokens_free(struct tokens **t);
 /* The holder of `token`, or NULL. Takes the same time for every wrong one. Any thread. */
 const struct token_holder *tokens_find(const struct tokens *t, struct slice token);
 
-/* No token at all: nobody may do anything over TCP. */
-bool tokens_empty(const struct tokens *t);
-
 #endif
