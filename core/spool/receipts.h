@@ -15,6 +15,7 @@
 
 enum { RECEIPT_KEY_BYTES = 16, RECEIPT_DIGEST_BYTES = 32 };
 
+/* What was asked for under a key. */
 struct receipt {
     unsigned char key[RECEIPT_KEY_BYTES];
     unsigned char digest[RECEIPT_DIGEST_BYTES]; /* of the request */
@@ -29,6 +30,7 @@ struct receipt_mark {
 
 /* ---- writing: committer thread, between store_begin and store_commit ---- */
 
+/* Writes it, anew where it is there; writes one mark. */
 enum store_status store_put_receipt(struct store *s, const struct receipt *r);
 enum store_status store_put_mark(struct store *s, const struct receipt_mark *m, uint64_t id);
 

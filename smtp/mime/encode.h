@@ -10,7 +10,7 @@ enum mime_encoding { MIME_7BIT, MIME_8BIT, MIME_QUOTED_PRINTABLE, MIME_BASE64 };
 enum {
     MIME_LINE_MAX = 998,    /* RFC 5322 2.1.1, without CRLF */
     MIME_LINE_COLUMNS = 76, /* RFC 2045 6.7, 6.8; RFC 2047 2 */
-    MIME_FOLD_COLUMNS = 76,   /* RFC 2047 2: a line that holds an encoded word; else 78 would do */
+    MIME_FOLD_COLUMNS = 76, /* RFC 2047 2: a line that holds an encoded word; else 78 would do */
 };
 
 /* Appends `text` in lines that end with CRLF, whichever of CRLF, LF and CR ended them before; the

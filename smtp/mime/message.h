@@ -32,10 +32,12 @@ struct mime_attachment {
     bool is_base64;
 };
 
+/* A header field as it was given. */
 struct mime_named_value {
     struct slice name, value;
 };
 
+/* Who a message is from, or answered to. */
 struct mime_person {
     struct slice name;  /* or "" */
     struct slice email; /* "" = nobody */
@@ -74,6 +76,8 @@ struct mime_recipient {
 struct mime_scratch {
     struct buf text, lines;
 };
+
+/* Empty; what it may hold, in bytes. And the way to give its memory back. */
 void mime_scratch_init(struct mime_scratch *s, size_t bytes_max);
 void mime_scratch_fini(struct mime_scratch *s);
 

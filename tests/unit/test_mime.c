@@ -179,12 +179,12 @@ static void encoded_words_that_hide_a_hole_are_read(void **state)
 static void lines_of_fields_are_folded(void **state)
 {
     (void)state;
-    char words[4000] = "", value[1001];
+    char words[4000];
+    size_t len = 0;
     for (int i = 0; i < 300; i++)
-        (void)strcat(words, i % 7 == 0 ? "wörter " : "word ");
-    memset(value, 'x', 1000);
-    value[1000] = '\0';
-    (void)strncat(words, value, sizeof words - strlen(words) - 1);
+        len += (size_t)snprintf(words + len, sizeof words - len, i % 7 == 0 ? "wörter " : "word ");
+    memset(words + len, 'x', 1000); /* one word longer than a line may be */
+    words[len + 1000] = '\0';
     const char *line = field("Subject", words, "");
     assert_non_null(line);
     while (*line != '\0') {

@@ -45,9 +45,8 @@ struct inject_recipient {
 bool inject_read(struct inject *i, struct slice body, const char *boundary, struct error *error);
 void inject_fini(struct inject *i);
 
+/* How many recipients; recipient `index` as the request names it, for answers, borrowed. */
 size_t inject_count(const struct inject *i);
-
-/* Recipient `index` as the request names it, for answers. Borrowed from the injection. */
 struct slice inject_email(const struct inject *i, size_t index);
 
 /* False with `error`: there is nothing to send it to. */

@@ -1,11 +1,10 @@
 #include "workers/http/injector.h"
+#include "workers/intake.h"
 
 #include "core/base/clock.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 /* Prometheus' text format 0.0.4: per metric a HELP and a TYPE line and its samples. Counters end in
  * _total, units are base units and stand in the name; every label takes a few fixed values. */
@@ -120,11 +119,7 @@ static void put_dns(struct buf *out, const struct worker_parts *parts)
     gauge(out, "dns_cached_routes", "Routes in the cache.", d.cached);
 }
 
-enum {
-#define X(state_, name_) +1
-    STATES = 0 HEALTH_STATES(X)
-#undef X
-};
+enum { STATES = HEALTH_REFUSING + 1 };
 
 static void count_state(void *context, const struct health_view *v)
 {
@@ -173,26 +168,30 @@ static void put_injections(struct buf *out, const struct http *h)
             f.repeated_recipients);
 }
 
-/* The names that Prometheus' client libraries give a process. */
+/* The name that Prometheus' client libraries give it. */
 static void put_process(struct buf *out)
 {
     struct rusage usage = {0};
-    unsigned long pages = 0;
-    FILE *file = fopen("/proc/self/statm", "re");
-    if (file != NULL) {
-        if (fscanf(file, "%*u %lu", &pages) != 1)
-            pages = 0;
-        (void)fclose(file);
-    }
     (void)getrusage(RUSAGE_SELF, &usage);
     double cpu = (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
                  (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
     buf_printf(out,
                "# HELP process_cpu_seconds_total User and system CPU time, in seconds.\n"
-               "# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total %.6f\n"
-               "# HELP process_resident_memory_bytes Resident memory, in bytes.\n"
-               "# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes %llu\n",
-               cpu, (unsigned long long)pages * (unsigned long long)sysconf(_SC_PAGESIZE));
+               "# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total %.6f\n",
+               cpu);
+}
+
+static void put_intake(struct buf *out, const struct worker_parts *parts)
+{
+    struct intake_view v = intake_view(parts->intake);
+    counter(out, "intake_refused_total", "Messages and connections refused for want of room.",
+            v.refused);
+    gauge(out, "memory_bytes", "Anonymous memory held, in bytes.", v.memory_bytes);
+    gauge(out, "memory_limit_bytes", "Above it no new mail is taken, in bytes; 0 = no limit.",
+          v.limits.memory_bytes);
+    gauge(out, "spool_free_bytes", "Free room on the spool's disk, in bytes.", v.disk_free_bytes);
+    gauge(out, "spool_floor_bytes", "Below so much free room no new mail is taken, in bytes.",
+          v.disk_floor_bytes);
 }
 
 static void put_state(struct buf *out, const struct http *h)
@@ -214,6 +213,7 @@ void http_serve_metrics(struct http_request *r)
     if (r->parts != NULL) {
         put_workers(&out, r->parts);
         put_spool(&out, r->parts);
+        put_intake(&out, r->parts);
         put_dns(&out, r->parts);
         put_health(&out, r->parts);
         put_injections(&out, r->http);
