@@ -27,8 +27,7 @@ struct faults {
         _Atomic uint64_t at;     /* the number of the first call that fails; 0: none */
         _Atomic uint64_t count;  /* how many fail from there on */
         _Atomic uint64_t failed; /* so far */
-        _Atomic uint64_t
-            resolver; /* of those: asked for by libunbound, which does not survive all */
+        _Atomic uint64_t frail;  /* of those: asked for by a library that does not survive all */
     } kinds[FAULT_KINDS];
 };
 
@@ -99,11 +98,12 @@ __attribute__((constructor)) static void prepare(void)
         abort();
 }
 
-static bool is_resolver(void *caller)
+static bool is_frail(void *caller)
 {
     Dl_info info;
     return dladdr(caller, &info) != 0 && info.dli_fname != NULL &&
-           strstr(info.dli_fname, "libunbound") != NULL;
+           (strstr(info.dli_fname, "libunbound") != NULL ||
+            strstr(info.dli_fname, "libseccomp") != NULL);
 }
 
 static bool fails_for(enum fault_kind kind, void *caller)
@@ -114,8 +114,8 @@ static bool fails_for(enum fault_kind kind, void *caller)
     uint64_t at = atomic_load(&real.faults->kinds[kind].at);
     if (at == 0 || call < at || call - at >= atomic_load(&real.faults->kinds[kind].count))
         return false;
-    if (is_resolver(caller))
-        atomic_fetch_add(&real.faults->kinds[kind].resolver, 1);
+    if (is_frail(caller))
+        atomic_fetch_add(&real.faults->kinds[kind].frail, 1);
     atomic_fetch_add(&real.faults->kinds[kind].failed, 1);
     return true;
 }
