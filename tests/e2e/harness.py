@@ -523,7 +523,8 @@ class Relay:
             raise AssertionError(f"{library} is missing; build it with: make preloads")
         path = self.folder / name
         path.write_bytes(bytes(size))
-        self.env = {**self.env, "LD_PRELOAD": str(library), variable: str(path)}
+        options = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
+        self.env = {**self.env, "LD_PRELOAD": str(library), variable: str(path), "ASAN_OPTIONS": options}
         with open(path, "r+b") as file:
             return mmap.mmap(file.fileno(), size)
 

@@ -202,7 +202,7 @@ class RunningWithoutMemory(Exhaustion):
         self.run_kind(ALLOCATIONS, 1, 1)
 
     def test_allocations_refused_for_a_while(self) -> None:
-        self.run_kind(ALLOCATIONS, BURST, 7)
+        self.run_kind(ALLOCATIONS, BURST, 20)
 
 
 class Start(Exhaustion):

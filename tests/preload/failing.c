@@ -122,7 +122,9 @@ static bool fails_for(enum fault_kind kind, void *caller)
 
 #define fails(kind) fails_for(kind, __builtin_return_address(0))
 
-/* ---- allocations ---- */
+/* ---- allocations: a sanitizer keeps the allocator to itself ---- */
+
+#ifndef ONWARD_NO_JEMALLOC
 
 static void *early(size_t size)
 {
@@ -195,6 +197,8 @@ void free(void *p)
     if (p != NULL && !is_early(p))
         real.free(p);
 }
+
+#endif
 
 /* ---- descriptors and connections ---- */
 

@@ -171,6 +171,7 @@ static bool wants(const struct results *r, enum dsn_kind kind, uint32_t i)
 static bool add_notice(struct worker *w, const struct results *r, enum dsn_kind kind)
 {
     uint32_t count = r->delivery->recipient_count, told = 0;
+    ASSERT(count > 0);
     struct dsn_recipient *about = calloc(count, sizeof *about);
     if (about == NULL)
         return false;
