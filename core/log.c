@@ -103,12 +103,16 @@ static void put_string(struct log_record *r, struct slice s)
             break;
         unsigned char c = (unsigned char)s.ptr[0];
         size_t utf8 = c >= 0x80 ? utf8_length(s) : 0;
-        char control[6] = {'\\', 'u', '0', '0', hex[c >> 4], hex[c & 15]};
+        unsigned code = c;
+        bool hidden = utf8 > 0 && utf8_is_hidden(s, utf8, &code);
+        char control[6] = {
+            '\\',          'u', hex[code >> 12 & 15], hex[code >> 8 & 15], hex[code >> 4 & 15],
+            hex[code & 15]};
         if (c == '"' || c == '\\')
             put(r, (char[]){'\\', (char)c}, 2);
-        else if (utf8 > 0)
+        else if (utf8 > 0 && !hidden)
             put(r, s.ptr, utf8);
-        else if (c >= 0x80)
+        else if (c >= 0x80 && utf8 == 0)
             put(r, "\xef\xbf\xbd", 3); /* U+FFFD */
         else
             put(r, control, sizeof control);

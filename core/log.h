@@ -8,7 +8,8 @@
  *   log_u64(&l, "connect_ms", 12);         ,"connect_ms":12
  *   log_end(&l);                           }\n
  *
- * Every string is escaped: control characters as \u00XX, bytes that are not valid UTF-8 as U+FFFD;
+ * Every string is escaped: control characters, and what a terminal obeys or a reader does not see
+ * (utf8_is_hidden), as \uXXXX, bytes that are not valid UTF-8 as U+FFFD;
  * so nothing a peer says can forge a line. A line is at most LOG_LINE_MAX bytes; longer strings are
  * cut. */
 #ifndef ONWARD_CORE_LOG_H

@@ -94,7 +94,7 @@ bool engine_listen(struct engine *e, const struct config *c, struct error *error
         return false;
     }
     for (unsigned i = 0; i < c->submission.listener_count; i++) {
-        e->listeners[i] = net_listen(&c->submission.listeners[i].address, error);
+        e->listeners[i] = net_bind(&c->submission.listeners[i].address, error);
         if (e->listeners[i] < 0)
             return false;
         e->parts.listener_count = i + 1;
@@ -281,6 +281,16 @@ static bool start_workers(struct engine *e, struct error *error)
     return true;
 }
 
+/* Not before the spool is ours: until then callers are refused, and may try another relay. */
+static bool take_callers(struct engine *e, struct error *error)
+{
+    const struct config_listener *listeners = e->parts.config->submission.listeners;
+    for (unsigned i = 0; i < e->parts.listener_count; i++)
+        if (!net_listen_bound(e->listeners[i], &listeners[i].address, error))
+            return false;
+    return true;
+}
+
 /* Everything, one after the other; returns 0 or the exit status of what failed. */
 static int start(struct engine *e, bool listen, struct error *error)
 {
@@ -288,6 +298,8 @@ static int start(struct engine *e, bool listen, struct error *error)
         return EX_OSERR;
     if (!open_spool(e, error))
         return EX_TEMPFAIL;
+    if (!take_callers(e, error))
+        return EX_UNAVAILABLE;
     if (listen && !start_events(e, error))
         return EX_CANTCREAT;
     if (!start_resolver(e, error))

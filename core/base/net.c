@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { BIND_NAP_MS = 20, BIND_WAIT_MS = 2000 };
+
 const char *net_status_name(enum net_status status)
 {
     static const char *const names[] = {"ok",      "again",       "closed",  "reset",
@@ -60,7 +62,18 @@ static bool is_wildcard(const struct address *a)
     return memcmp(a->ip, zero, sizeof zero) == 0;
 }
 
-int net_listen(const struct address *a, struct error *error)
+/* Whoever leaves has it for a moment still. */
+static bool bind_in_time(int fd, const struct sockaddr_storage *ss, socklen_t len)
+{
+    for (int waited = 0; bind(fd, (const struct sockaddr *)ss, len) != 0; waited += BIND_NAP_MS) {
+        if (errno != EADDRINUSE || waited >= BIND_WAIT_MS)
+            return false;
+        (void)poll(NULL, 0, BIND_NAP_MS);
+    }
+    return true;
+}
+
+int net_bind(const struct address *a, struct error *error)
 {
     char text[ADDRESS_TEXT_SIZE];
     address_format(a, text);
@@ -75,11 +88,31 @@ int net_listen(const struct address *a, struct error *error)
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1); /* its connections have it from here (tcp(7)) */
     if (ss.ss_family == AF_INET6)
         set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, is_wildcard(a) ? 0 : 1);
-    if (bind(fd, (struct sockaddr *)&ss, len) != 0 || listen(fd, SOMAXCONN) != 0) {
+    if (!bind_in_time(fd, &ss, len)) {
         error_set(error,
                   "cannot listen on %s: %m; choose another submission.listen address or stop what "
                   "uses it",
                   text);
+        (void)close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+bool net_listen_bound(int fd, const struct address *a, struct error *error)
+{
+    if (listen(fd, SOMAXCONN) == 0)
+        return true;
+    char text[ADDRESS_TEXT_SIZE];
+    address_format(a, text);
+    error_set(error, "cannot listen on %s: %m; stop what uses it", text);
+    return false;
+}
+
+int net_listen(const struct address *a, struct error *error)
+{
+    int fd = net_bind(a, error);
+    if (fd >= 0 && !net_listen_bound(fd, a, error)) {
         (void)close(fd);
         return -1;
     }

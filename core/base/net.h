@@ -23,8 +23,14 @@ enum net_status {
 /* "refused" and the like, for logs. Static storage. */
 const char *net_status_name(enum net_status status);
 
-/* Listens; returns the descriptor, or -1 with `error`. IPv6 sockets take IPv6 only, except the
- * wildcard. */
+/* Binds a listener that takes nobody yet; returns the descriptor, or -1 with `error`. Waits two seconds
+ * for whoever has the address to leave. IPv6 sockets take IPv6 only, except the wildcard. */
+int net_bind(const struct address *a, struct error *error);
+
+/* From now on it takes callers. False with `error`. */
+bool net_listen_bound(int fd, const struct address *a, struct error *error);
+
+/* Both. */
 int net_listen(const struct address *a, struct error *error);
 
 /* The kernel takes no further caller for this listener, and says nothing to it: it calls again a second

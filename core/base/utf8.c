@@ -15,6 +15,23 @@ size_t utf8_length(struct slice s)
     return overlong || outside ? 0 : len;
 }
 
+bool utf8_is_hidden(struct slice s, size_t len, unsigned *code_out)
+{
+    static const struct {
+        unsigned first, last;
+    } hidden[] = {{0x80, 0x9f}, {0x200e, 0x200f}, {0x2028, 0x202e}, {0x2066, 0x2069}};
+    if (len < 2 || len > 3)
+        return false;
+    unsigned code = (unsigned char)s.ptr[0] & (len == 2 ? 0x1fu : 0x0fu);
+    for (size_t i = 1; i < len; i++)
+        code = code << 6 | ((unsigned char)s.ptr[i] & 0x3fu);
+    *code_out = code;
+    for (size_t i = 0; i < sizeof hidden / sizeof *hidden; i++)
+        if (code >= hidden[i].first && code <= hidden[i].last)
+            return true;
+    return false;
+}
+
 bool utf8_is_valid(struct slice s)
 {
     while (s.len > 0) {

@@ -64,6 +64,10 @@ static void whatever_a_peer_says_is_one_line_and_one_object(void **state)
         {"Grüße", "Grüße"},
         {"\xff\xc3", "\xef\xbf\xbd\xef\xbf\xbd"},
         {"\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},
+        {"\xc2\x9b"
+         "31m\xe2\x80\xa8\xe2\x80\xaegpj.exe\xe2\x81\xa6",
+         "\xc2\x9b"
+         "31m\xe2\x80\xa8\xe2\x80\xaegpj.exe\xe2\x81\xa6"},
     };
     char path[64];
     make_path(path);
@@ -81,6 +85,10 @@ static void whatever_a_peer_says_is_one_line_and_one_object(void **state)
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         static char line[LOG_LINE_MAX + 2];
         assert_non_null(fgets(line, sizeof line, in));
+        assert_null(strstr(line, "\xc2\x9b")); /* what a terminal obeys, or a reader does not see */
+        assert_null(strstr(line, "\xe2\x80\xa8"));
+        assert_null(strstr(line, "\xe2\x80\xae"));
+        assert_null(strstr(line, "\xe2\x81\xa6"));
         json_t *o = json_loads(line, JSON_DECODE_INT_AS_REAL, NULL);
         assert_string_equal(json_string_value(json_object_get(o, "text")), table[i].out);
         assert_true(json_is_true(json_object_get(o, "truth")));

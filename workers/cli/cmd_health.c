@@ -13,7 +13,7 @@ struct output {
 
 static void print_json(const json_t *line)
 {
-    (void)json_dumpf(line, stdout, JSON_COMPACT);
+    (void)json_dumpf(line, stdout, JSON_COMPACT | JSON_ENSURE_ASCII);
     (void)fputc('\n', stdout);
 }
 

@@ -51,7 +51,7 @@ static void on_list_line(void *context, const json_t *line)
         add_row(l, line);
         return;
     }
-    (void)json_dumpf(line, stdout, JSON_COMPACT);
+    (void)json_dumpf(line, stdout, JSON_COMPACT | JSON_ENSURE_ASCII);
     (void)fputc('\n', stdout);
 }
 
@@ -104,7 +104,7 @@ static void on_show_line(void *context, const json_t *line)
     }
     if (l->table == NULL) {
         on_list_line(context, line);
-        (void)json_dumpf(line, stdout, JSON_COMPACT);
+        (void)json_dumpf(line, stdout, JSON_COMPACT | JSON_ENSURE_ASCII);
         (void)fputc('\n', stdout);
         return;
     }

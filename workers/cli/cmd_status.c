@@ -91,7 +91,7 @@ static void on_status(void *context, const json_t *line)
 {
     const struct cli_options *options = context;
     if (options->json) {
-        (void)json_dumpf(line, stdout, JSON_COMPACT);
+        (void)json_dumpf(line, stdout, JSON_COMPACT | JSON_ENSURE_ASCII);
         (void)fputc('\n', stdout);
         return;
     }

@@ -1,5 +1,6 @@
 #include "workers/cli/cli.h"
 
+#include "core/base/utf8.h"
 #include "core/config/units.h"
 
 #include <stdio.h>
@@ -27,6 +28,23 @@ struct table *table_create(const char *const *headings)
     return t;
 }
 
+/* What a sender or a peer wrote must not command the terminal, nor hide: it becomes '?'. */
+static void disarm(char *text)
+{
+    struct slice rest = slice_str(text);
+    for (char *at = text; rest.len > 0;) {
+        unsigned code;
+        size_t len = utf8_length(rest);
+        bool bad =
+            len == 0 || (unsigned char)*at < ' ' || *at == 0x7f || utf8_is_hidden(rest, len, &code);
+        len = len > 0 ? len : 1;
+        if (bad)
+            memset(at, '?', len);
+        at += len;
+        rest = slice_skip(rest, len);
+    }
+}
+
 void table_add(struct table *t, const char *const *cells)
 {
     if (t == NULL)
@@ -44,6 +62,7 @@ void table_add(struct table *t, const char *const *cells)
         t->cells[t->count] = strdup(text);
         if (t->cells[t->count] == NULL)
             return;
+        disarm(t->cells[t->count]);
         t->count++;
     }
 }

@@ -40,7 +40,7 @@ static json_t *begin_json(const struct trace_print *p, const char *event)
 
 static void end_json(json_t *line)
 {
-    (void)json_dumpf(line, stdout, JSON_COMPACT);
+    (void)json_dumpf(line, stdout, JSON_COMPACT | JSON_ENSURE_ASCII);
     (void)fputc('\n', stdout);
     (void)fflush(stdout);
     json_decref(line);
