@@ -72,11 +72,15 @@ static void width_is_counted_in_columns_of_the_screen(void **state)
     struct table *t = table_create(headings);
     table_add(t, (const char *const[]){"Grüße", "x", "1"});
     table_add(t, (const char *const[]){"郵件", "x", "2"});
-    table_add(t, (const char *const[]){"\xff\xfe", "x", "3"}); /* no text at all: bytes */
+    table_add(t, (const char *const[]){"\xff\xfe", "x", "3"}); /* no text at all */
+    table_add(t, (const char *const[]){"\xc2\x9b"
+                                       "2J\033",
+                                       "x", "4"}); /* for a terminal to obey */
     assert_printed(t, "ID     STATE  WHY\n"
                       "Grüße  x      1\n"
                       "郵件   x      2\n"
-                      "\xff\xfe     x      3\n");
+                      "??     x      3\n"
+                      "??2J?  x      4\n");
     table_destroy(&t);
 }
 
