@@ -328,7 +328,8 @@ struct store *store_open(const struct store_options *options, struct error *erro
     s->free_floor_bytes = options->free_floor_bytes;
     if (!make_folder(s, error) || !is_private(s->path, error) ||
         !take_lock(s, options->wait_ms, error) || !make_new(s, options, error) ||
-        !open_spool(s, options, error) || !remove_left_overs(s, error)) {
+        !open_spool(s, options, error) || !store_room_for_outcomes(s, error) ||
+        !remove_left_overs(s, error)) {
         store_close(&s);
         return NULL;
     }

@@ -41,6 +41,10 @@ enum store_status store_status_of(int rc);
 uint64_t store_room_pages(const struct store *s, MDB_txn *txn);
 void store_room_note(struct store *s, uint64_t pages);
 
+/* Could outcomes be committed now? A relay that starts without room for them would deliver, fail to note it,
+ * and do it again when it is started again. False with `error`. */
+bool store_room_for_outcomes(struct store *s, struct error *error);
+
 /* store_read.c: the open snapshot of a reader, and what it is of. */
 MDB_txn *store_reader_txn(struct store_reader *r);
 struct store *store_reader_store(struct store_reader *r);

@@ -11,7 +11,8 @@ enum {
     /* Free pages in the file that stand for free disk: two batches of content. Some of them may be held by
      * readers for a moment; the file then grows by so much. */
     INSIDE_BYTES_MIN = 64 << 20,
-    FREE_TABLE = 0, /* LMDB's own: what is free, and the names of the others */
+    OUTCOME_BYTES_MIN = 4 << 20, /* some batches of outcomes */
+    FREE_TABLE = 0,              /* LMDB's own: what is free, and the names of the others */
     NAMES_TABLE = 1,
     META_PAGES = 2,
 };
@@ -37,6 +38,18 @@ void store_room_note(struct store *s, uint64_t pages)
     uint64_t all = (uint64_t)info.me_last_pgno + 1;
     uint64_t inside = all > pages ? (all - pages) * stat.ms_psize : 0;
     atomic_store_explicit(&s->shared.inside_bytes, inside, memory_order_relaxed);
+}
+
+bool store_room_for_outcomes(struct store *s, struct error *error)
+{
+    (void)store_has_room(s); /* looks at the disk */
+    uint64_t room = atomic_load(&s->shared.free_bytes) + atomic_load(&s->shared.inside_bytes);
+    if (room < OUTCOME_BYTES_MIN)
+        error_set(error,
+                  "no room for the spool %s: %u KB are free on its disk and inside it, and %u are "
+                  "needed to note what is delivered, lest it be sent again; make room",
+                  s->path, (unsigned)(room >> 10), OUTCOME_BYTES_MIN >> 10);
+    return room >= OUTCOME_BYTES_MIN;
 }
 
 bool store_has_room(struct store *s)

@@ -150,7 +150,7 @@ class Sink:
         self.process.wait(10)
 
 
-def build_world(hung: str | None = None, **config: Any) -> tuple[World, Sink]:
+def build_world(hung: str | None = None, with_sink: bool = True, **config: Any) -> tuple[World, Sink | None]:
     """A zone of DOMAINS domains (the first at 127.0.0.11, and so on) and the senders', all at one sink with a journal."""
     world = World(**merge({"retry": {"first": "500ms", "max": "1s"}, "log": {"deliveries": False},
                            "delivery": {"connections_per_destination": 4}}, config))
@@ -158,7 +158,7 @@ def build_world(hung: str | None = None, **config: Any) -> tuple[World, Sink]:
         world.mx(f"d{n}", world.address())
     world.mx(POSTBOX.split(".", maxsplit=1)[0], world.address())
     world.zone.start()
-    return world, Sink(world, hung)
+    return world, Sink(world, hung) if with_sink else None
 
 
 def start_submitter(world: World, seed: int, sessions: int) -> subprocess.Popen[str]:
@@ -184,7 +184,8 @@ def read_journal(path: pathlib.Path) -> dict[str, list[tuple[float, int, int]]]:
 
 
 def submit_one(port: int, message: Message, limit_s: float = 20.0) -> str:
-    """Submits it in a session of its own, and notes its 250. Returns the reply; "" where the connection was lost."""
+    """Submits it in a session of its own, and notes its 250. Returns the first reply that refuses something, or the last;
+    "" where the connection was lost before."""
     commands, replies = message.commands()
     line = ""
     try:
@@ -196,10 +197,10 @@ def submit_one(port: int, message: Message, limit_s: float = 20.0) -> str:
             sock.sendall(commands)
             for _ in range(replies):
                 line = lines.readline().decode()
-                if not line:
-                    return ""
+                if not line.startswith("250"):
+                    return line
     except OSError:
         return ""
-    if line.startswith("250") and not message.given_up:
+    if not message.given_up:
         message.accepted_s = time.monotonic()
     return line

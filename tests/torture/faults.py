@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""Lets the disk fail: at the n-th write, sync or change of size of the spool, for every n of a run, and by being full.
+"""Lets the disk fail: at the n-th write, sync or change of size of the spool, for every n of a run.
 
     faults.py [--every N] [--seed N]
 
 A run begins without a spool, takes a fixed set of messages in order (one of each shape) and delivers them. One call on
-the spool fails with ENOSPC, EIO or a short write; --every 1 tries every call. Also a disk that is full for a while, from
-each of some calls on; and real file systems that are full, with and without a floor of free space. In each case
+the spool fails with ENOSPC, EIO or a short write; --every 1 tries every call. In each case
 
   - the relay goes on, or refuses to start, or stops with a message on standard error that names the spool, and a status
     that has systemd start it again;
@@ -17,17 +16,13 @@ each of some calls on; and real file systems that are full, with and without a f
 from __future__ import annotations
 
 import argparse
-import os
-import pathlib
 import random
-import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 
-from common import TOOLS, Checks, Message, Sink, build_world, make_message, read_journal, submit_one
+from common import TOOLS, Checks, Message, build_world, make_message, read_journal, submit_one
 
-from harness import BINARY, Process, World, tool, wait_until
+from harness import BINARY, Process, wait_until
 
 KINDS = ("ENOSPC", "EIO", "SHORT")
 STOPS = (74, 75)  # EX_IOERR: a write failed for good; EX_TEMPFAIL: the spool could not be opened

@@ -13,7 +13,6 @@ must be caught.
 from __future__ import annotations
 
 import argparse
-import pathlib
 import random
 import re
 import subprocess

@@ -19,9 +19,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 FIXED_SEED = 1  # `make check` does the same each time; `make torture` something new
 
 PLANS = {"short": (("crash.py", "--kills", "40"), ("powercut.py", "--runs", "1", "--states", "300"),
-                   ("faults.py", "--every", "15")),
+                   ("faults.py", "--every", "15"), ("fulldisk.py",)),
          "full": (("crash.py", "--kills", "1000"), ("powercut.py", "--runs", "10", "--states", "1500"),
-                  ("faults.py", "--every", "1"))}
+                  ("faults.py", "--every", "1"), ("fulldisk.py",))}
 
 
 def run_one(program: str, *arguments: str) -> tuple[int, int]:
