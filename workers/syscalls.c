@@ -242,10 +242,10 @@ static int add_sockets(scmp_filter_ctx filter)
     int rc = 0;
     for (size_t i = 0; i < sizeof families / sizeof *families && rc == 0; i++) {
         rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
-                              SCMP_A0(SCMP_CMP_EQ, families[i]));
+                              SCMP_A0(SCMP_CMP_EQ, families[i], 0));
         if (rc == 0)
             rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socketpair), 1,
-                                  SCMP_A0(SCMP_CMP_EQ, families[i]));
+                                  SCMP_A0(SCMP_CMP_EQ, families[i], 0));
     }
     return rc;
 }

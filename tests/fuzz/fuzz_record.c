@@ -1,8 +1,8 @@
 /* Any bytes as what the spool holds of a message, the envelope (first byte even) or a recipient's
  * state (odd): read within bounds; what is taken can end no line of a protocol, comes out the same
  * when it is written again, and the queue takes it. */
-#include "core/base/ring.h"
 #include "core/queue/destination.h"
+#include "core/queue/jobs.h"
 #include "core/queue/schedule.h"
 #include "core/spool/envelope.h"
 #include "core/spool/store_priv.h"
@@ -35,27 +35,28 @@ static void on_pushed(void *context, unsigned count)
 /* As at a start: each sound recipient is there, in as many deliveries as there are domains. */
 static void check_queue(struct slice record, const struct envelope *e, bool sound)
 {
-    static struct ring *ring;
+    static struct jobs *jobs;
     static struct destination_table *destinations;
-    if (ring == NULL) {
-        ring = ring_create(RING_SLOTS);
+    struct priority_turn turn = {0};
+    if (jobs == NULL) {
+        jobs = jobs_create(RING_SLOTS);
         destinations = destination_table_create();
     }
     struct schedule_options options = {.policy = {.retry_first_ms = 1000,
                                                   .retry_max_ms = 8000,
                                                   .age_limit_ms = UINT64_C(86400000)},
-                                       .ring = ring,
+                                       .jobs = jobs,
                                        .destinations = destinations,
                                        .on_pushed = on_pushed,
                                        .random_seed = 1};
     struct schedule *s = schedule_create(&options, 1000, 1000);
-    ASSERT(ring != NULL && destinations != NULL && s != NULL);
-    bool added = schedule_add(s, 1, record, NULL, NULL);
+    ASSERT(jobs != NULL && destinations != NULL && s != NULL);
+    bool added = schedule_add(s, 1, record, NULL, NULL) == SCHEDULE_ADDED;
     ASSERT(added == sound);
     ASSERT(schedule_recipients(s) == (added ? e->recipient_count : 0));
     (void)schedule_run(s, 1000, 1000);
     uint64_t out = 0;
-    for (struct delivery *d; (d = ring_pop(ring)) != NULL;)
+    for (struct delivery *d; (d = jobs_take(jobs, &turn)) != NULL;)
         out += d->recipient_count;
     ASSERT(out == schedule_recipients(s));
     schedule_destroy(&s);
