@@ -9,6 +9,7 @@ from .hung import Origin, Recovery, Shared, Thirty
 from .load import Mail
 from .measure import Workload
 from .parked import Parked
+from .priority import Priority
 from .queue import Backlog
 from .scenario import Plan, Scenario, Throughput
 from .soak import Soak
@@ -51,7 +52,7 @@ ALL: tuple[Scenario, ...] = (
     Throughput("far", "10 KB to one destination, 100 ms of round trip", 3000, Workload(one_way_ms=50), rounds=2,
                quick_rounds=1,
                quick_who=("onward", "postfix"), pace=SAME_FOR_ALL),
-    Origin(), Faults(), Thirty(), Shared(), Recovery(), Backlog(), Parked(), Soak(),
+    Origin(), Faults(), Thirty(), Shared(), Recovery(), Backlog(), Priority(), Parked(), Soak(),
 )
 BY_NAME = {scenario.name: scenario for scenario in ALL}
 
