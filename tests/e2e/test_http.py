@@ -109,6 +109,8 @@ class Asking(HttpTest):
         self.assertEqual(self.ask("HEAD", "/readyz", token="")[0], 200)
         relay.send(SENDER, [f"r@{domain}"], "one")
         world.wait_accepted("one")
+        relay.wait_logged("delivered")
+        wait_until(lambda: '{outcome="delivered"} 1\n' in self.ask("GET", "/metrics")[1], "the delivery to be counted")
         status, text, headers = self.ask("GET", "/metrics", token="")
         self.assertEqual((status, headers["Content-Type"]), (200, "text/plain; version=0.0.4; charset=utf-8"))
         check = subprocess.run([tool("promtool"), "check", "metrics"], input=text, capture_output=True, text=True,
