@@ -21,7 +21,7 @@ enum {
     NO_ROOM_WAIT_MS = 100, /* before what cannot be refused is written once more */
     NO_ROOM_TRIES = 50,
     MISSED_MAX = 8192, /* messages that are stored but not in the schedule, for want of memory */
-    MISSED_WAIT_MS = 500,
+    MISSED_WAIT_MS = 50,
     LOAD_MS = 5, /* of taking in the store's queue, before other work has its turn */
 };
 
