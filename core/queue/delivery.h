@@ -27,7 +27,7 @@ struct destination;
 /* A recipient domain, shared by all deliveries to it. Its name is immutable, all else the committer
  * thread's. */
 struct domain {
-    struct link hash_link;
+    struct domain *hash_next;  /* in its bucket of the domain table */
     struct link stranded;      /* struct delivery, by shared.queue_link: waiting, and released as
                                   soon as one of the exchanges is back (schedule_release) */
     struct link stranded_link; /* on the schedule's list of domains that have some */

@@ -7,8 +7,8 @@
 enum { BUCKETS_FIRST = 1024 };
 
 struct domain_table {
-    struct link *buckets;
-    size_t bucket_count; /* a power of two */
+    struct domain **buckets; /* each the first of a chain */
+    size_t bucket_count;     /* a power of two */
     size_t count;
     uint64_t seed; /* so that nobody can choose names that share a bucket */
 };
@@ -23,14 +23,6 @@ static uint64_t hash_of(const struct domain_table *t, const char *name, size_t l
     return hash;
 }
 
-static struct link *create_buckets(size_t count)
-{
-    struct link *buckets = calloc(count, sizeof *buckets);
-    for (size_t i = 0; buckets != NULL && i < count; i++)
-        list_init(&buckets[i]);
-    return buckets;
-}
-
 struct domain_table *domain_table_create(uint64_t seed)
 {
     struct domain_table *t = calloc(1, sizeof *t);
@@ -38,7 +30,7 @@ struct domain_table *domain_table_create(uint64_t seed)
         return NULL;
     t->seed = seed;
     t->bucket_count = BUCKETS_FIRST;
-    t->buckets = create_buckets(t->bucket_count);
+    t->buckets = calloc(t->bucket_count, sizeof(struct domain *));
     if (t->buckets == NULL) {
         free(t);
         return NULL;
@@ -56,38 +48,42 @@ void domain_table_destroy(struct domain_table **t)
     *t = NULL;
 }
 
-static struct link *bucket_of(struct domain_table *t, const char *name, size_t len)
+static struct domain **bucket_of(const struct domain_table *t, const char *name, size_t len)
 {
     return &t->buckets[hash_of(t, name, len) & (t->bucket_count - 1)];
+}
+
+static void put(struct domain_table *t, struct domain *d)
+{
+    struct domain **bucket = bucket_of(t, d->name, d->name_len);
+    d->hash_next = *bucket;
+    *bucket = d;
 }
 
 /* Without memory for more buckets the chains grow: slower, still right. */
 static void grow(struct domain_table *t)
 {
     size_t old_count = t->bucket_count;
-    struct link *old = t->buckets, *fresh = create_buckets(old_count * 4);
+    struct domain **old = t->buckets, **fresh = calloc(old_count * 4, sizeof(struct domain *));
     if (fresh == NULL)
         return;
     t->buckets = fresh;
     t->bucket_count = old_count * 4;
     for (size_t i = 0; i < old_count; i++)
-        for (struct link *l; (l = list_pop_front(&old[i])) != NULL;) {
-            struct domain *d = CONTAINER_OF(l, struct domain, hash_link);
-            list_push_back(bucket_of(t, d->name, d->name_len), &d->hash_link);
+        for (struct domain *d = old[i], *next; d != NULL; d = next) {
+            next = d->hash_next;
+            put(t, d);
         }
     free(old);
 }
 
 struct domain *domain_table_acquire(struct domain_table *t, struct slice name)
 {
-    struct link *bucket = bucket_of(t, name.ptr, name.len);
-    for (struct link *l = bucket->next; l != bucket; l = l->next) {
-        struct domain *d = CONTAINER_OF(l, struct domain, hash_link);
+    for (struct domain *d = *bucket_of(t, name.ptr, name.len); d != NULL; d = d->hash_next)
         if (slice_equal(slice_of(d->name, d->name_len), name)) {
             d->references++;
             return d;
         }
-    }
     struct domain *d = malloc(sizeof *d + name.len + 1);
     if (d == NULL)
         return NULL;
@@ -100,7 +96,7 @@ struct domain *domain_table_acquire(struct domain_table *t, struct slice name)
     d->name[name.len] = '\0';
     if (++t->count > t->bucket_count)
         grow(t);
-    list_push_back(bucket_of(t, d->name, d->name_len), &d->hash_link);
+    put(t, d);
     return d;
 }
 
@@ -111,7 +107,10 @@ void domain_table_release(struct domain_table *t, struct domain *d)
         return;
     ASSERT(list_empty(&d->stranded));
     list_remove(&d->stranded_link);
-    list_remove(&d->hash_link);
+    struct domain **at = bucket_of(t, d->name, d->name_len);
+    while (*at != d)
+        at = &(*at)->hash_next;
+    *at = d->hash_next;
     t->count--;
     free(d);
 }

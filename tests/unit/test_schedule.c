@@ -580,6 +580,29 @@ static size_t resident_pages(void)
     return strtoul(rest, NULL, 10);
 }
 
+/* More than the table of domains begins with, in two deliveries each. */
+static void domains_by_the_thousands_are_each_known_once(void **state)
+{
+    (void)state;
+    enum { DOMAINS = 5000 };
+    struct world *w = create(16384);
+    const struct domain *seen[DOMAINS] = {NULL};
+    for (unsigned n = 0; n < 2 * DOMAINS; n++) {
+        char to[32];
+        (void)snprintf(to, sizeof to, "a@d%u.example", n % DOMAINS);
+        add(w, n + 1, TO(to));
+    }
+    (void)run(w, 0);
+    for (struct delivery *d; (d = jobs_take(w->jobs, &w->turn)) != NULL;) {
+        uint64_t n = (d->message->id - 1) % DOMAINS;
+        assert_true(seen[n] == NULL || seen[n] == d->domain);
+        seen[n] = d->domain;
+        (void)end(w, d, "D");
+    }
+    assert_int_equal(schedule_messages(w->schedule), 0);
+    destroy(w); /* asserts that no domain is left */
+}
+
 static void a_million_recipients_take_under_300_bytes_each(void **state)
 {
     (void)state;
@@ -626,6 +649,7 @@ int main(void)
         cmocka_unit_test(a_restart_takes_up_where_it_stopped),
         cmocka_unit_test(a_wall_clock_that_is_set_moves_no_retry_and_no_age_limit),
         cmocka_unit_test(a_clock_that_was_set_between_two_processes_loses_no_retry),
+        cmocka_unit_test(domains_by_the_thousands_are_each_known_once),
         cmocka_unit_test(a_million_recipients_take_under_300_bytes_each),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
