@@ -1,6 +1,7 @@
 /* A hostile server against the client machine, with a driver that behaves. The first byte chooses
- * policy and envelope; then each read is a byte of length, with a bit that says whether the driver
- * gets to write before it, and the bytes themselves. */
+ * policy, envelope and how contents go; then each read is a byte of length, with a bit that says whether
+ * the driver gets to write before it, and the bytes themselves. As many messages are under way as the
+ * machine allows, up to IN_FLIGHT_MAX. */
 #include "smtp/client.h"
 
 #include "core/base/assert.h"
@@ -9,19 +10,31 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { RECIPIENTS = 3, OUT_MAX = 4096, TRANSACTIONS_MAX = 8, WRITE_BIT = 0x80, LENGTH_BITS = 0x7f };
+enum {
+    RECIPIENTS = 3,
+    OUT_MAX = 8192,
+    TRANSACTIONS_MAX = 12,
+    IN_FLIGHT_MAX = 4,
+    WRITE_BIT = 0x80,
+    LENGTH_BITS = 0x7f
+};
+
+struct message {
+    struct smtp_transaction transaction;
+    struct reply replies[RECIPIENTS];
+    bool committed; /* its last byte is out */
+};
 
 struct driver {
     struct smtp_client *client;
     struct buf out;
     struct envelope envelope;
     struct envelope_recipient recipients[RECIPIENTS];
-    struct reply replies[RECIPIENTS];
-    struct smtp_transaction transaction;
-    unsigned transactions;
-    bool open;      /* between begin and DONE */
-    bool committed; /* the open one's dot is out */
-    bool sending;   /* the content, until the next read */
+    struct message messages[TRANSACTIONS_MAX];
+    uint32_t recipient_count;
+    enum smtp_content by;
+    unsigned begun, done;
+    bool sending; /* the content of the oldest, until the next read */
     bool over;
 };
 
@@ -41,10 +54,8 @@ static void setup(struct driver *d, uint8_t choice)
         d->recipients[i] = (struct envelope_recipient){.address = SLICE_LIT("one@rcpt.example"),
                                                        .orcpt = SLICE_LIT("rfc822;o@x.example"),
                                                        .notify = NOTIFY_SUCCESS | NOTIFY_DELAY};
-    d->transaction = (struct smtp_transaction){.envelope = &d->envelope,
-                                               .recipients = d->recipients,
-                                               .replies = d->replies,
-                                               .recipient_count = 1u + choice % RECIPIENTS};
+    d->recipient_count = 1u + choice % RECIPIENTS;
+    d->by = (choice & 8) != 0 ? SMTP_BY_BDAT : SMTP_BY_DATA;
     buf_init(&d->out, OUT_MAX);
     d->client = smtp_client_create(&options, &d->out);
     ASSERT(d->client != NULL);
@@ -65,33 +76,79 @@ static void write_out(struct driver *d)
     buf_consume(&d->out, s.len);
 }
 
+static void begin(struct driver *d)
+{
+    struct message *m = &d->messages[d->begun++];
+    m->transaction = (struct smtp_transaction){.envelope = &d->envelope,
+                                               .recipients = d->recipients,
+                                               .replies = m->replies,
+                                               .recipient_count = d->recipient_count,
+                                               .by = d->by};
+    smtp_client_begin(d->client, &m->transaction);
+    ASSERT(m->transaction.by == SMTP_BY_DATA ||
+           (smtp_client_capabilities(d->client) & SMTP_CAP_CHUNKING) != 0);
+}
+
 static void on_ready(struct driver *d)
 {
-    ASSERT(!d->open && smtp_client_phase(d->client) == SMTP_READY);
+    ASSERT(d->begun == d->done && smtp_client_phase(d->client) == SMTP_READY);
     struct reply why = {0};
     if (!smtp_client_can_carry(d->client, &d->envelope, &d->recipients[0], &why)) {
         ASSERT(reply_is_local(&why) && why.class == 5);
         smtp_client_quit(d->client);
         return;
     }
-    if (d->transactions++ == TRANSACTIONS_MAX) {
+    if (d->begun == TRANSACTIONS_MAX) {
         smtp_client_quit(d->client);
         return;
     }
-    d->open = true;
-    d->committed = false;
-    smtp_client_begin(d->client, &d->transaction);
+    begin(d);
 }
 
-/* Every recipient has one final reply, and nobody is delivered without the dot. */
+/* What is begun is written, contents with it; more is begun behind. One that was begun ahead of the end it follows
+ * may be taken back while nothing of it is out. */
+static void write_messages(struct driver *d)
+{
+    if (d->sending) {
+        bool ahead = d->begun < TRANSACTIONS_MAX && smtp_client_may_begin(d->client);
+        if (ahead) {
+            begin(d);
+            d->messages[d->begun - 1].committed = false;
+        }
+        if (ahead && d->begun % 3 == 0) {
+            buf_clear(&d->out);
+            smtp_client_retract(d->client);
+            d->begun--;
+        }
+        d->sending = false;
+        d->messages[d->done].committed = true;
+        smtp_client_body_sent(d->client);
+    }
+    write_out(d);
+    while (d->begun > d->done) {
+        struct message *newest = &d->messages[d->begun - 1];
+        if (newest->transaction.by == SMTP_BY_BDAT && !newest->committed) {
+            newest->committed = true;
+            smtp_client_body_sent(d->client);
+        }
+        if (d->begun == TRANSACTIONS_MAX || d->begun - d->done == IN_FLIGHT_MAX ||
+            !newest->committed || !smtp_client_may_begin(d->client))
+            return;
+        begin(d);
+        write_out(d);
+    }
+}
+
+/* Every recipient has one final reply, and nobody is delivered before the last byte is out. */
 static void on_done(struct driver *d)
 {
-    ASSERT(d->open);
-    d->open = false;
-    for (uint32_t i = 0; i < d->transaction.recipient_count; i++) {
-        const struct reply *r = &d->replies[i];
+    ASSERT(d->done < d->begun);
+    const struct message *m = &d->messages[d->done++];
+    d->sending = false;
+    for (uint32_t i = 0; i < d->recipient_count; i++) {
+        const struct reply *r = &m->replies[i];
         ASSERT(r->class == 2 || r->class == 4 || r->class == 5);
-        ASSERT(r->class != 2 || d->committed);
+        ASSERT(r->class != 2 || m->committed);
     }
 }
 
@@ -125,7 +182,7 @@ static void feed(struct driver *d, struct slice input)
             on_ready(d);
             break;
         case CLIENT_BODY:
-            ASSERT(d->open && !d->committed);
+            ASSERT(d->done < d->begun && !d->messages[d->done].committed);
             d->sending = true;
             break;
         case CLIENT_DONE:
@@ -141,12 +198,7 @@ static void feed(struct driver *d, struct slice input)
 static void read_once(struct driver *d, struct slice bytes, bool write_first)
 {
     if (write_first)
-        write_out(d);
-    if (write_first && d->sending) {
-        d->sending = false;
-        d->committed = true;
-        smtp_client_body_sent(d->client);
-    }
+        write_messages(d);
     char *exact = malloc(bytes.len + 1); /* never of size 0 */
     ASSERT(exact != NULL);
     memcpy(exact + 1, bytes.ptr, bytes.len);
