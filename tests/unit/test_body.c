@@ -69,7 +69,8 @@ static void destroy(struct world *w)
 }
 
 /* Stores `lines` lines of `line`, all but `missing` last chunks of them, and begins to send. */
-static void begin(struct world *w, const char *line, unsigned lines, uint32_t missing)
+static void begin_by(struct world *w, const char *line, unsigned lines, uint32_t missing,
+                     bool by_bdat)
 {
     for (unsigned i = 0; i < lines; i++)
         buf_append_str(&w->content, line);
@@ -82,7 +83,12 @@ static void begin(struct world *w, const char *line, unsigned lines, uint32_t mi
         rest = slice_skip(rest, chunk.len);
     }
     assert_int_equal(store_commit(w->store), STORE_OK);
-    body_begin(&w->body, ID, buf_len(&w->content), line[0] == '.', false);
+    body_begin(&w->body, ID, buf_len(&w->content), line[0] == '.', by_bdat);
+}
+
+static void begin(struct world *w, const char *line, unsigned lines, uint32_t missing)
+{
+    begin_by(w, line, lines, missing, false);
 }
 
 static bool take_token(void *context)
@@ -221,6 +227,68 @@ static void a_content_with_a_part_missing_is_never_ended(void **state)
     destroy(w);
 }
 
+static void by_bdat_the_commands_go_in_front_and_the_content_as_it_is(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *line;
+        unsigned lines;
+    } table[] = {{"x\r\n", 1}, {".\r\n", 1}, {".dots\r\n", 9362}, {"hi\r\n", 40000}};
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        struct world *w = create();
+        begin_by(w, table[i].line, table[i].lines, 0, true);
+        buf_append_str(&w->out, "BDAT LAST\r\n");
+        assert_int_equal(send_all(w), BODY_SENT);
+        assert_true(w->body.committed);
+        assert_int_equal(buf_len(&w->out), 0);
+        assert_memory_equal(buf_slice(&w->received).ptr, "BDAT LAST\r\n", 11);
+        buf_consume(&w->received, 11);
+        assert_received(w, false, "");
+        destroy(w);
+    }
+}
+
+/* Not even the command that announces it: its size would be owed. */
+static void by_bdat_nothing_goes_out_without_the_token(void **state)
+{
+    (void)state;
+    struct world *w = create();
+    w->token_free = false;
+    begin_by(w, "hello\r\n", 3, 0, true);
+    buf_append_str(&w->out, "BDAT LAST\r\n");
+    assert_int_equal(send_all(w), BODY_NO_TOKEN);
+    assert_int_equal(buf_len(&w->received), 0);
+    destroy(w);
+}
+
+static void what_follows_the_end_shares_its_write(void **state)
+{
+    (void)state;
+    struct world *w = create();
+    begin(w, "hello\r\n", 3, 0);
+    assert_true(body_end_is_near(&w->body));
+    buf_append_str(&w->out, "MAIL\r\n");
+    assert_int_equal(go_on(w), BODY_SENT);
+    char bytes[64];
+    ssize_t n = recv(w->peer, bytes, sizeof bytes, 0); /* one write, one datagram's worth */
+    assert_int_equal(n, 3 * 7 + 3 + 6);
+    assert_memory_equal(bytes + 21, ".\r\nMAIL\r\n", 9);
+    destroy(w);
+}
+
+static void what_follows_an_end_that_did_not_go_stays(void **state)
+{
+    (void)state;
+    struct world *w = create();
+    begin(w, "hello\r\n", 2000, 0);
+    assert_true(body_end_is_near(&w->body));
+    buf_append_str(&w->out, "MAIL\r\n");
+    assert_int_equal(go_on(w), BODY_AGAIN);
+    assert_false(w->body.committed);
+    assert_int_equal(buf_len(&w->out), 6);
+    destroy(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -230,6 +298,10 @@ int main(void)
         cmocka_unit_test(a_peer_that_stops_reading_near_the_end_does_not_hold_the_token),
         cmocka_unit_test(a_connection_that_breaks_before_the_last_byte_has_committed_nothing),
         cmocka_unit_test(a_content_with_a_part_missing_is_never_ended),
+        cmocka_unit_test(by_bdat_the_commands_go_in_front_and_the_content_as_it_is),
+        cmocka_unit_test(by_bdat_nothing_goes_out_without_the_token),
+        cmocka_unit_test(what_follows_the_end_shares_its_write),
+        cmocka_unit_test(what_follows_an_end_that_did_not_go_stays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
