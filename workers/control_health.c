@@ -24,6 +24,12 @@ json_t *control_describe_host(const struct health_view *v)
     if (v->tls_broken_until_mono_ms > mono)
         (void)json_object_set_new(o, "tls_broken_ms",
                                   json_integer((json_int_t)(v->tls_broken_until_mono_ms - mono)));
+    if (v->runs > 0)
+        (void)json_object_set_new(o, "runs", json_integer((json_int_t)v->runs));
+    if (v->one_by_one)
+        (void)json_object_set_new(o, "one_by_one", json_true());
+    if (v->nothing_behind)
+        (void)json_object_set_new(o, "nothing_behind", json_true());
     static const char *const phases[HEALTH_PHASES] = {"connect_ms", "greeting_ms", "ehlo_ms",
                                                       "tls_ms",     "command_ms",  "commit_ms"};
     for (int i = 0; i < HEALTH_PHASES; i++)

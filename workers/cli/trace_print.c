@@ -225,8 +225,8 @@ static void describe(const struct trace_print *p, const struct observed *e, char
                                                                                : "");
         return;
     case OBSERVED_CONTENT:
-        (void)snprintf(out, size, "> (content, %llu bytes, and the end of data)",
-                       (unsigned long long)e->amount);
+        (void)snprintf(out, size, "> (content, %llu bytes%s)", (unsigned long long)e->amount,
+                       e->note != NULL ? ", by BDAT" : ", and the end of data");
         return;
     case OBSERVED_SLOW:
         (void)snprintf(

@@ -15,7 +15,8 @@ struct worker;
  *
  *   CONNECTED  amount: ms it took        TLS        note: the version
  *   SENT       bytes: commands           RECEIVED   bytes: replies, cut as they came
- *   CONTENT    amount: bytes of content sent, the end-of-data line behind them
+ *   CONTENT    amount: bytes of content sent, the end-of-data line behind them; note: "BDAT" where it
+ *              went by that, without such a line
  *   SLOW       bytes: the phase whose patience ended; amount: ms waited in it
  *   READY      may begin a transaction
  *   FAILED     bytes: the phase; reply: why; note: what follows; session: NULL without a socket
