@@ -111,6 +111,32 @@ static void run_kind(const struct like *like, enum sim_fault_kind kind, struct s
     }
 }
 
+/* A stranger that answers well is given more and more: in the end most messages are in flight beside others. */
+static void check_growth(struct sim_tally *tally)
+{
+    enum { LATENCY_US = 50000, GROWTH_MESSAGES = 300, ROUND_TRIPS_S = 12 };
+    struct sim_world *w = sim_world_create(tally->worlds + 1);
+    struct sim_host *h = sim_world_host(w);
+    struct sim_domain *d = sim_world_domain(w);
+    w->config->delivery.connections_per_destination = 1;
+    h->chunking = true;
+    h->latency_us = LATENCY_US;
+    sim_domain_add(d, h, 10);
+    sim_world_start(w);
+    uint64_t began_us = sim_now_us(), ended_us = 0;
+    for (int i = 0; i < GROWTH_MESSAGES; i++)
+        (void)sim_world_send(w, &d, 1, 1, CONTENT_BYTES);
+    sim_world_run(w);
+    for (const struct sim_message *m = sim_messages(); m != NULL; m = m->next)
+        if (m->recipients[0].ended_us > ended_us)
+            ended_us = m->recipients[0].ended_us;
+    if (h->connections != 1 || ended_us - began_us > (uint64_t)ROUND_TRIPS_S * SECOND_US)
+        sim_fail("%u connections, %.1f s for %d messages, %u by BDAT", h->connections,
+                 (double)(ended_us - began_us) / 1e6, GROWTH_MESSAGES, h->taken_by_bdat);
+    sim_tally_add(tally, w);
+    sim_world_destroy(&w);
+}
+
 void sim_run_pipeline(struct sim_tally *tally)
 {
     static const enum sim_fault_kind kinds[] = {FAULT_SILENT, FAULT_CLOSE, FAULT_RESET,
@@ -129,6 +155,7 @@ void sim_run_pipeline(struct sim_tally *tally)
         {.messages_max = 3, .chunking = true, .trusted = true},
         {.messages_max = 3, .chunking = true, .trusted = true, .starttls = true},
     };
+    check_growth(tally);
     static const struct sim_fault none = {.after_said = -1, .after_heard = -1, .percent = 100};
     for (unsigned i = 0; i < sizeof odd / sizeof *odd; i++)
         (void)run(&odd[i], &none, tally);

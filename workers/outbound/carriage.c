@@ -56,6 +56,17 @@ static enum smtp_content choose(const struct session *s, const struct flight *f)
     return by_bdat && may_use_bdat(s, &trust) ? SMTP_BY_BDAT : SMTP_BY_DATA;
 }
 
+/* The host has yet to show that it takes BDAT well, one by one, and such messages are on their way: behind an
+ * end they would go by DATA. */
+static bool is_proving(const struct session *s, const struct health_trust *trust,
+                       const struct carriage *last)
+{
+    const struct config *c = s->worker->config;
+    return may_use_bdat(s, trust) && trust->window == 1 &&
+           c->delivery.transactions_in_flight_max > 1 && last->flight != NULL &&
+           last->flight->envelope.size_bytes <= c->delivery.content_with_envelope_max;
+}
+
 bool session_wants_more(const struct session *s)
 {
     const struct carriage *c = last_of(s);
@@ -63,7 +74,9 @@ bool session_wants_more(const struct session *s)
         s->stage != SESSION_TALKING || s->closing || !smtp_client_may_begin(s->smtp))
         return false;
     struct health_trust trust = trust_of(s);
-    return c->transaction.by == SMTP_BY_BDAT ? s->in_flight < trust.window : trust.behind;
+    if (c->transaction.by == SMTP_BY_BDAT)
+        return s->in_flight < trust.window;
+    return trust.behind && !is_proving(s, &trust, c);
 }
 
 void session_refill(struct session *s)
@@ -218,7 +231,7 @@ static bool bind_ahead(struct session *s)
         !smtp_client_may_begin(s->smtp))
         return false;
     struct health_trust trust = trust_of(s);
-    if (!trust.behind || (may_use_bdat(s, &trust) && trust.window > 1))
+    if (!trust.behind || (may_use_bdat(s, &trust) && trust.window > 1) || is_proving(s, &trust, c))
         return false;
     if (!flight_take_token(c->flight, s))
         return false;
