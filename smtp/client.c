@@ -628,9 +628,10 @@ void smtp_client_begin(struct smtp_client *c, struct smtp_transaction *t)
 {
     ASSERT(smtp_client_may_begin(c) && t->recipient_count > 0);
     const struct smtp_transaction *before = newest(c);
+    list_push_back(&c->transactions, &t->own.link);
     memset(t->replies, 0, t->recipient_count * sizeof *t->replies);
-    memset(&t->own, 0, sizeof t->own);
-    list_init(&t->own.link);
+    t->own.rcpt_sent = t->own.rcpt_replied = 0;
+    t->own.rset_awaited = t->own.mail_refused = t->own.end_begun = t->own.end_sent = false;
     t->own.end_awaited = SMTP_READY;
     if (!has(c, SMTP_CAP_CHUNKING) || !has(c, SMTP_CAP_PIPELINING))
         t->by = SMTP_BY_DATA;
@@ -643,7 +644,6 @@ void smtp_client_begin(struct smtp_client *c, struct smtp_transaction *t)
     send_more(c, t);
     if (!t->own.end_begun)
         t->by = SMTP_BY_DATA;
-    list_push_back(&c->transactions, &t->own.link);
     c->ready_pending = false;
     move(c, awaited(c));
 }
