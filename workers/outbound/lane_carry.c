@@ -438,7 +438,7 @@ void lane_on_late(struct lane *l, struct session *s)
 {
     if (l->is_aside)
         return;
-    lane_log_patience(l, s, true);
+    lane_log_late(l, s);
     if (s->flight != NULL && s->flight->token == s) {
         let_carriers_go(l, s);
         session_hand_over(s);

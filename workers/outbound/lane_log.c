@@ -66,12 +66,10 @@ void lane_log_failure(const struct lane *l, const struct session *s, const struc
     log_end(&line);
 }
 
-void lane_log_patience(const struct lane *l, const struct session *s, bool raced)
+static void log_slow(const struct lane *l, const struct session *s, const char *next)
 {
     struct log_line line;
     chronicle(l, FAILURE_SLOW, &s->target, session_phase_name(s), NULL);
-    if (raced)
-        chronicle_race(l->worker->parts->chronicle, &s->target.address, false);
     if (!l->worker->config->log.deliveries)
         return;
     begin(&line, l, "exchange_slow", &s->target, session_phase_name(s));
@@ -79,9 +77,20 @@ void lane_log_patience(const struct lane *l, const struct session *s, bool raced
     struct health_view view = health_view(l->worker->parts->health, &s->target.address);
     log_cstr(&line, "health", health_state_name(view.state));
     log_u64(&line, "strikes", view.strikes);
-    log_cstr(&line, "next",
-             raced ? "another exchange beside it" : "none left to race; kept waiting");
+    log_cstr(&line, "next", next);
     log_end(&line);
+}
+
+void lane_log_patience(const struct lane *l, const struct session *s, bool raced)
+{
+    if (raced)
+        chronicle_race(l->worker->parts->chronicle, &s->target.address, false);
+    log_slow(l, s, raced ? "another exchange beside it" : "none left to race; kept waiting");
+}
+
+void lane_log_late(const struct lane *l, const struct session *s)
+{
+    log_slow(l, s, "its reply is waited for; what is behind it goes another way");
 }
 
 void lane_log_spent(const struct lane *l, const struct reply *reply)

@@ -113,5 +113,6 @@ void lane_log_failure(const struct lane *l, const struct session *s, const struc
                       const char *phase, const struct reply *reply, const char *next);
 void lane_log_spent(const struct lane *l, const struct reply *reply);
 void lane_log_patience(const struct lane *l, const struct session *s, bool raced);
+void lane_log_late(const struct lane *l, const struct session *s);
 
 #endif
