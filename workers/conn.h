@@ -16,6 +16,7 @@ struct conn {
     int fd;   /* -1 when closed; owned */
     bool readable;
     bool writable;
+    bool ended; /* the end of the stream is there, perhaps behind data */
 };
 
 /* Takes over `fd`. `on_ready` gets &conn->watch. False (fd closed) where the poller has no room. */

@@ -127,6 +127,8 @@ void poller_dispatch(struct poller *p, int count)
             events |= POLLER_READABLE;
         if (bits & (EPOLLOUT | EPOLLHUP | EPOLLERR))
             events |= POLLER_WRITABLE;
+        if (bits & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+            events |= POLLER_ENDED;
         s->watch->on_ready(s->watch, events);
     }
 }

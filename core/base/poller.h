@@ -12,6 +12,7 @@
 enum poller_events {
     POLLER_READABLE = 1, /* data, end of stream or error: a read will not block */
     POLLER_WRITABLE = 2, /* room, or error: a write will not block */
+    POLLER_ENDED = 4, /* end of stream or error, perhaps behind data: no further change will tell */
 };
 
 enum poller_mode {

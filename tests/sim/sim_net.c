@@ -27,6 +27,7 @@ struct event {
 struct parcel {
     struct sim_conn *conn;
     bool end, reset;
+    bool is_followed; /* by another at the same instant: nobody is told in between */
     size_t len;
     char bytes[];
 };
@@ -284,8 +285,10 @@ static void on_parcel(void *context, uint64_t unused)
     } else if (!c->closed) {
         buf_append(&c->inbox, slice_of(p->bytes, p->len));
     }
-    if (!c->closed)
-        tell(c, POLLER_READABLE);
+    if (c->last_parcel == p)
+        c->last_parcel = NULL;
+    if (!c->closed && !p->is_followed)
+        tell(c, POLLER_READABLE | (p->end ? POLLER_ENDED : 0));
     free(p);
 }
 
@@ -299,7 +302,10 @@ static void post(struct sim_conn *c, struct slice bytes, uint64_t delay_us, bool
     uint64_t at = net.now_us + delay_us + c->host->latency_us;
     if (at < c->last_arrival_us)
         at = c->last_arrival_us;
+    if (at == c->last_arrival_us && c->last_parcel != NULL && sim_chance(50))
+        c->last_parcel->is_followed = true; /* both are there before anybody looks */
     c->last_arrival_us = at;
+    c->last_parcel = p;
     sim_after(at - net.now_us, on_parcel, p, 0);
 }
 

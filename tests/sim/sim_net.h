@@ -18,6 +18,8 @@ struct sim_host;
 struct sim_dialogue;
 struct watch;
 
+struct parcel;
+
 struct sim_conn {
     int fd;
     struct sim_host *host;
@@ -30,6 +32,7 @@ struct sim_conn {
     struct buf inbox;      /* arrived and unread */
     uint64_t said, read;   /* bytes the host has sent, the relay has read */
     uint64_t last_arrival_us;
+    struct parcel *last_parcel;    /* on its way to the relay, or NULL; owns itself */
     size_t in_flight;              /* bytes written by the relay that the host has not taken */
     bool blocked;                  /* the relay was told NET_AGAIN for a write */
     struct sim_dialogue *dialogue; /* the host's */

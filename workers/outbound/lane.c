@@ -532,7 +532,7 @@ static void end_at_rest(struct lane *l)
 
 void lane_on_end(struct lane *l, struct session *s, enum session_end end, const struct reply *reply)
 {
-    if (end == END_DOWN && smtp_client_said_goodbye(s->smtp))
+    if ((end == END_DOWN || end == END_SILENT) && smtp_client_said_goodbye(s->smtp))
         end = END_BUSY;
     bool stale = was_stale(s, end);
     bool in_clear_next = end == END_TLS_FAILED && !s->in_clear &&

@@ -343,6 +343,8 @@ void session_watch_time(struct session *s, const struct carriage *done)
     bool committed = first != NULL && first->sent;
     /* RSET alone is soon given up; in front of a message that is under way it has a command's time. */
     enum smtp_phase limit = committed && phase == SMTP_RSET ? SMTP_MAIL : phase;
+    if (smtp_client_said_goodbye(s->smtp)) /* it is to close, or to answer the rest: soon */
+        limit = SMTP_QUIT;
     session_arm(s, smtp_phase_limit_ms(limit), committed ? HEALTH_COMMIT : health_phase_of(phase));
     if (phase == SMTP_DOT && !committed) /* an empty content, for nobody */
         timer_disarm(&s->worker->timers, &s->patience);
