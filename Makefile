@@ -66,7 +66,10 @@ FUZZERS  := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 .DELETE_ON_ERROR:
 .SECONDARY:
 
-all: onward ## build the relay: ./onward
+all: $(BUILD)/onward ## build the relay: ./onward
+ifeq ($(VARIANT),release)
+all: onward
+endif
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

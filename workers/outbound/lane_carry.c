@@ -234,6 +234,25 @@ static void soften_demand_for_tls(const struct session *s, struct carriage *c)
             c->replies[i].class = 4;
 }
 
+/* Unknown, out of order, or its syntax wrong, and not for an address in it (RFC 3463 x.1.x)? */
+static bool is_misread(const struct reply *r)
+{
+    return r->code == 500 || r->code == 502 || r->code == 503 ||
+           (r->code == 501 && r->subject == 5);
+}
+
+/* A command that went behind another message's end and is not understood: the host has lost a part of what
+ * was sent ahead. That speaks of the host, not of the recipient. */
+static void soften_misreading(const struct lane *l, const struct session *s, struct carriage *c)
+{
+    if (!c->was_behind || !is_misread(&c->replies[0]))
+        return;
+    health_show(l->worker->parts->health, &s->target.address, HEALTH_MISMATCH);
+    for (uint32_t i = 0; i < c->transaction.recipient_count; i++)
+        if (is_misread(&c->replies[i]))
+            c->replies[i].class = 4;
+}
+
 static void want_elsewhere(struct lane *l, struct flight *f, const struct session *s)
 {
     f->elsewhere = true;
@@ -327,6 +346,7 @@ void lane_on_done(struct lane *l, struct session *s, struct carriage *c)
     struct flight *f = c->flight;
     recovery_tell(l->worker, &s->target, HEALTH_EVENT_CARRIED);
     soften_demand_for_tls(s, c);
+    soften_misreading(l, s, c);
     if (f != l->flight) {
         on_answered(l, s, f, c);
         return;
