@@ -404,6 +404,7 @@ struct log *log_open(const char *path, struct error *error)
     memset(log, 0, sizeof *log);
     log->fd = -1;
     log->path = strdup(path);
+    error_set(error, "no memory or descriptor for the log");
     if (log->path != NULL)
         open_file(log, error);
     if (log->path == NULL || log->fd < 0 || mailbox_init(&log->mailbox, log) != 0) {

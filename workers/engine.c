@@ -387,6 +387,7 @@ void engine_stop(struct engine *e)
 {
     if (e->parts.shared == NULL) { /* it was never started */
         close_listeners(e);
+        free(e->listeners);
         return;
     }
     for (unsigned i = 0; i < e->workers_started; i++)

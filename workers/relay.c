@@ -178,6 +178,10 @@ static int start(struct relay *r, struct error *error)
     if (!privileges_check(c, error))
         return EX_NOPERM;
     r->engine.failed_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (r->engine.failed_fd < 0) {
+        error_set(error, "no descriptor to hear of failures by: %m");
+        return EX_OSERR;
+    }
     if (!block_signals(r, error))
         return EX_OSERR;
     if (!engine_listen(&r->engine, c, error))

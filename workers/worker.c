@@ -71,6 +71,20 @@ static void *run(void *context)
     return NULL;
 }
 
+/* Whatever of them was made. */
+static void free_parts(struct worker *w)
+{
+    inbound_destroy(&w->inbound);
+    outbound_destroy(&w->outbound);
+    if (w->mailbox_watch.fd >= 0)
+        poller_remove(w->poller, &w->mailbox_watch);
+    if (w->shared.mailbox.event_fd >= 0)
+        mailbox_fini(&w->shared.mailbox);
+    store_reader_destroy(&w->reader);
+    poller_destroy(&w->poller);
+    free(w->scratch);
+}
+
 static bool create_parts(struct worker *w, struct error *error)
 {
     w->poller = poller_create();
@@ -100,11 +114,14 @@ bool worker_init(struct worker *w, unsigned index, const struct worker_parts *pa
 {
     *w = (struct worker){.parts = parts, .config = parts->config, .index = index};
     w->thread = pthread_self();
-    w->mailbox_watch.fd = -1;
+    w->mailbox_watch.fd = w->shared.mailbox.event_fd = -1;
     random_init(&w->random);
     read_clock(w);
     timer_wheel_init(&w->timers, w->now_ms, w);
-    return create_parts(w, error);
+    if (create_parts(w, error))
+        return true;
+    free_parts(w);
+    return false;
 }
 
 bool worker_start(struct worker *w, unsigned index, const struct worker_parts *parts,
@@ -113,9 +130,11 @@ bool worker_start(struct worker *w, unsigned index, const struct worker_parts *p
     if (!worker_init(w, index, parts, error))
         return false;
     int rc = pthread_create(&w->thread, NULL, run, w);
-    if (rc != 0)
-        error_set(error, "worker %u: cannot start its thread: %s", index, strerrordesc_np(rc));
-    return rc == 0;
+    if (rc == 0)
+        return true;
+    error_set(error, "worker %u: cannot start its thread: %s", index, strerrordesc_np(rc));
+    free_parts(w);
+    return false;
 }
 
 /* ---- orders from the relay ---- */
@@ -198,11 +217,5 @@ void worker_bury(struct worker *w)
     w->thread = pthread_self(); /* what arrives now is handled here */
     while (mailbox_deliver(&w->shared.mailbox) > 0)
         continue;
-    inbound_destroy(&w->inbound);
-    outbound_destroy(&w->outbound);
-    poller_remove(w->poller, &w->mailbox_watch);
-    mailbox_fini(&w->shared.mailbox);
-    store_reader_destroy(&w->reader);
-    poller_destroy(&w->poller);
-    free(w->scratch);
+    free_parts(w);
 }
