@@ -15,7 +15,7 @@ BUILD_PACKAGES := gcc libc6-dev pkg-config libunbound-dev libjemalloc-dev liblmd
                   libncurses-dev
 RUN_PACKAGES   := dns-root-data ca-certificates
 TEST_PACKAGES  := libcmocka-dev libxxhash-dev nsd postfix swaks openssl python3 curl prometheus iproute2 clang \
-                  libclang-rt-14-dev procps libnss-wrapper tmux chromium haproxy
+                  libclang-rt-14-dev procps libnss-wrapper tmux chromium haproxy e2fsprogs mount
 TIDY_PACKAGES  := libcmocka-dev libxxhash-dev clang-tidy clang-format python3 git
 BENCH_PACKAGES := libxxhash-dev nsd postfix openssl python3 iproute2 util-linux procps gnuplot-nox linux-perf strace valgrind git
 DEMO_PACKAGES  := nsd postfix swaks python3
