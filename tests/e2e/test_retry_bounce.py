@@ -219,6 +219,8 @@ class Deferrals(BounceTest):
                 relay = world.start()
                 relay.send(self.sender, [f"ann@{domain}", f"bob@{domain}"], "later")
                 relay.wait_logged("deferred", 2)
+                # A line is logged before its outcome is durable; what the queue tells is read from the spool.
+                wait_until(lambda r=relay: [row["attempts"] for row in r.json("queue", "list")] == [1, 1], "stored attempts")
                 getattr(relay, end)()
                 flag.unlink()
                 relay.start()
