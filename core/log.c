@@ -3,13 +3,13 @@
 #include "core/base/assert.h"
 #include "core/base/clock.h"
 #include "core/base/mailbox.h"
+#include "core/base/thread.h"
 #include "core/base/list.h"
 #include "core/base/utf8.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -412,7 +412,7 @@ struct log *log_open(const char *path, struct error *error)
         free(log);
         return NULL;
     }
-    int rc = pthread_create(&log->thread, NULL, run, log);
+    int rc = thread_start(&log->thread, "log", run, log);
     if (rc != 0) {
         error_set(error, "the log cannot start its thread: %s", strerrordesc_np(rc));
         mailbox_fini(&log->mailbox);

@@ -2,13 +2,13 @@
 
 #include "core/base/assert.h"
 #include "core/base/clock.h"
+#include "core/base/thread.h"
 #include "dns/cache.h"
 #include "dns/context.h"
 #include "dns/event_base.h"
 #include "dns/flight.h"
 #include "dns/hash.h"
 
-#include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -303,7 +303,7 @@ static bool start_thread(struct resolver *r, const struct resolver_options *opti
     (void)sigfillset(&all);
     (void)sem_init(&startup.done, 0, 0);
     (void)pthread_sigmask(SIG_BLOCK, &all, &before);
-    int rc = pthread_create(&r->thread, NULL, run, &startup);
+    int rc = thread_start(&r->thread, "dns", run, &startup);
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (rc == 0) {
         while (sem_wait(&startup.done) != 0)

@@ -3,6 +3,7 @@
 #include "core/base/assert.h"
 #include "core/base/clock.h"
 #include "core/base/net_unix.h"
+#include "core/base/thread.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -498,7 +499,7 @@ struct control *control_start(const struct control_options *options, struct erro
         poller_add(c->poller, &c->mailbox_watch, c->mailbox.event_fd, POLLER_LEVEL_READ,
                    on_mailbox) &&
         poller_add(c->poller, &c->listener_watch, c->listener, POLLER_LEVEL_READ, on_connection) &&
-        pthread_create(&c->thread, NULL, run, c) == 0;
+        thread_start(&c->thread, "control", run, c) == 0;
     if (!ok) {
         error_set(error, "the control socket's thread cannot start: out of memory or descriptors");
         free_control(c);

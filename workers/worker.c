@@ -2,11 +2,12 @@
 
 #include "core/base/assert.h"
 #include "core/base/clock.h"
+#include "core/base/thread.h"
 #include "workers/inbound/inbound.h"
 #include "workers/outbound/outbound.h"
 
-#include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 enum { JOBS_PER_TURN = 64 };
@@ -129,7 +130,9 @@ bool worker_start(struct worker *w, unsigned index, const struct worker_parts *p
 {
     if (!worker_init(w, index, parts, error))
         return false;
-    int rc = pthread_create(&w->thread, NULL, run, w);
+    char name[sizeof "worker-4294967295"];
+    (void)snprintf(name, sizeof name, "worker-%u", index);
+    int rc = thread_start(&w->thread, name, run, w);
     if (rc == 0)
         return true;
     error_set(error, "worker %u: cannot start its thread: %s", index, strerrordesc_np(rc));

@@ -2,10 +2,10 @@
 
 #include "core/base/assert.h"
 #include "core/base/clock.h"
+#include "core/base/thread.h"
 #include "core/queue/schedule.h"
 
 #include <poll.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -560,7 +560,7 @@ struct committer *committer_start(const struct committer_options *options, struc
     }
     c->last_id = store_last_id(options->store);
     load_some(c);
-    int rc = pthread_create(&c->thread, NULL, run, c);
+    int rc = thread_start(&c->thread, "committer", run, c);
     if (rc != 0) {
         error_set(error, "the committer cannot start its thread: %s", strerrordesc_np(rc));
         store_reader_destroy(&c->reader);

@@ -4,9 +4,9 @@
 #include "core/base/clock.h"
 #include "core/base/list.h"
 #include "core/base/mailbox.h"
+#include "core/base/thread.h"
 #include "workers/events/webhook.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -369,7 +369,7 @@ struct events *events_start(const struct events_options *options, struct error *
         free_events(e);
         return NULL;
     }
-    int rc = pthread_create(&e->thread, NULL, run, e);
+    int rc = thread_start(&e->thread, "events", run, e);
     if (rc == 0)
         return e;
     error_set(error, "events cannot start their thread: %s", strerrordesc_np(rc));

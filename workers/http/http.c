@@ -5,6 +5,7 @@
 #include "core/base/clock.h"
 #include "core/base/net.h"
 #include "core/base/net_unix.h"
+#include "core/base/thread.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,7 +53,7 @@ static void *keep(void *context)
 
 static bool start_keeper(struct http *h, struct error *error)
 {
-    h->keeper_runs = pthread_create(&h->keeper, NULL, keep, h) == 0;
+    h->keeper_runs = thread_start(&h->keeper, "http-keeper", keep, h) == 0;
     if (!h->keeper_runs)
         error_set(error, "the HTTP interface's thread cannot start");
     return h->keeper_runs;

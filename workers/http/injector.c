@@ -4,6 +4,7 @@
 #include "core/base/assert.h"
 #include "core/base/clock.h"
 #include "core/base/random.h"
+#include "core/base/thread.h"
 #include "smtp/content.h"
 #include "smtp/trace.h"
 #include "workers/http/body.h"
@@ -682,7 +683,7 @@ static bool start_one(struct injectors *all, struct injector *j)
     j->reader = store_reader_create(all->parts->store);
     if (j->reader == NULL || mailbox_init(&j->mailbox, j) != 0)
         return false;
-    j->started = pthread_create(&j->thread, NULL, run, j) == 0;
+    j->started = thread_start(&j->thread, "injector", run, j) == 0;
     return j->started;
 }
 
