@@ -20,6 +20,7 @@ enum { SEARCH_BUCKETS = 4096 };
 struct search {
     struct flight flight; /* valid while flying */
     bool flying;
+    uint64_t took_off_us;
     char domain[DOMAIN_SIZE]; /* normal form */
     struct link bucket_link;
     struct link line_link;
@@ -54,6 +55,7 @@ struct resolver {
     struct {
         struct mailbox mailbox;                          /* lock-free; the dns thread owns it */
         _Alignas(64) _Atomic uint64_t flights, failures; /* the dns thread writes */
+        struct histogram flight_times;                   /* likewise */
     } shared;
 };
 
@@ -104,6 +106,7 @@ static struct search *find_search(struct resolver *r, struct slice domain)
 static void fly(struct resolver *r, struct search *s)
 {
     s->flying = true;
+    s->took_off_us = clock_mono_us();
     r->flying++;
     atomic_fetch_add_explicit(&r->shared.flights, 1, memory_order_relaxed);
     flight_start(&s->flight, &r->deck, slice_str(s->domain));
@@ -158,6 +161,7 @@ static void on_landed(struct flight *f, void *owner)
     struct resolver *r = owner;
     struct search *s = CONTAINER_OF(f, struct search, flight);
     const struct route *route = route_reference(f->route != NULL ? f->route : r->no_resources);
+    histogram_note(&r->shared.flight_times, clock_mono_us() - s->took_off_us, 1);
     if (route->kind == ROUTE_FAILED && route->failure.class == 4)
         atomic_fetch_add_explicit(&r->shared.failures, 1, memory_order_relaxed);
     if (f->route != NULL)
@@ -464,4 +468,9 @@ struct resolver_figures resolver_figures(struct resolver *r)
         .cache_misses = cache.misses,
         .cached = cache.entries,
     };
+}
+
+void resolver_flight_times(const struct resolver *r, struct histogram_reading *sum)
+{
+    histogram_read(&r->shared.flight_times, sum);
 }

@@ -13,6 +13,7 @@
 #define ONWARD_DNS_RESOLVER_H
 
 #include "core/base/error.h"
+#include "core/base/histogram.h"
 #include "core/base/mailbox.h"
 #include "dns/route.h"
 
@@ -75,5 +76,8 @@ struct resolver_figures {
 };
 /* A relaxed reading. Any thread. */
 struct resolver_figures resolver_figures(struct resolver *r);
+
+/* How long each flight took, from its take-off: added to `sum`. Any thread. */
+void resolver_flight_times(const struct resolver *r, struct histogram_reading *sum);
 
 #endif

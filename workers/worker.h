@@ -9,6 +9,7 @@
 #ifndef ONWARD_WORKERS_WORKER_H
 #define ONWARD_WORKERS_WORKER_H
 
+#include "core/base/histogram.h"
 #include "core/base/mailbox.h"
 #include "core/base/poller.h"
 #include "core/base/random.h"
@@ -91,6 +92,13 @@ struct worker_figures {
 #undef X
 };
 
+/* How long what it did took. Only the worker notes; anyone may read. */
+struct worker_times {
+    struct histogram
+        delivery[PRIORITIES]; /* from a message's acceptance to a recipient's delivery */
+    struct histogram session; /* from connecting to an exchange until it is ready for MAIL */
+};
+
 /* Counts `n` more. Owner thread only. */
 static inline void figure_add(_Atomic uint64_t *figure, uint64_t n)
 {
@@ -127,6 +135,7 @@ struct worker {
     struct {
         struct mailbox mailbox; /* its owner is the worker */
         struct worker_figures figures;
+        struct worker_times times;
     } shared;
 };
 

@@ -55,6 +55,7 @@ struct committer {
     struct {
         _Atomic uint64_t commits, messages, outcomes, messages_queued, recipients_queued,
             transactional_queued;
+        struct histogram commit_times;
     } shared; /* written by the thread, read by any (relaxed) */
 };
 
@@ -353,10 +354,13 @@ static void run_batch(struct committer *c, struct batch *b)
     for (unsigned i = 0; i < b->count && !c->failed; i++)
         if (b->ops[i]->kind == COMMIT_OUTCOME)
             schedule_plan_outcome(c->options.schedule, b->ops[i]);
+    uint64_t began_us = clock_mono_us();
     if (!c->failed && commit_batch(c, b) != STORE_OK)
         fail(c, WRITE_FAILED);
-    if (!c->failed)
+    if (!c->failed) {
         add_figure(&c->shared.commits, 1);
+        histogram_note(&c->shared.commit_times, clock_mono_us() - began_us, 1);
+    }
     for (unsigned i = 0; i < b->count; i++) {
         if (c->failed)
             b->ops[i]->status = STORE_FAILED;
@@ -630,4 +634,9 @@ struct committer_figures committer_figures(const struct committer *c)
             atomic_load_explicit(&c->shared.recipients_queued, memory_order_relaxed),
         .transactional_queued =
             atomic_load_explicit(&c->shared.transactional_queued, memory_order_relaxed)};
+}
+
+void committer_commit_times(const struct committer *c, struct histogram_reading *sum)
+{
+    histogram_read(&c->shared.commit_times, sum);
 }

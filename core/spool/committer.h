@@ -15,6 +15,7 @@
 #ifndef ONWARD_CORE_SPOOL_COMMITTER_H
 #define ONWARD_CORE_SPOOL_COMMITTER_H
 
+#include "core/base/histogram.h"
 #include "core/base/mailbox.h"
 #include "core/queue/delivery.h"
 #include "core/spool/envelope.h"
@@ -145,5 +146,8 @@ struct committer_figures {
 
 /* A relaxed snapshot; any thread. */
 struct committer_figures committer_figures(const struct committer *c);
+
+/* How long each commit took, written and synced: added to `sum`. Any thread. */
+void committer_commit_times(const struct committer *c, struct histogram_reading *sum);
 
 #endif

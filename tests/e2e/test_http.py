@@ -118,7 +118,26 @@ class Asking(HttpTest):
         self.assertEqual((check.returncode, check.stdout, check.stderr), (0, "", ""))
         self.assertIn("\nonward_smtp_messages_accepted_total 1\n", text)
         self.assertIn('\nonward_recipient_attempts_total{outcome="delivered"} 1\n', text)
+        self.check_histograms(text)
         self.check_operations(world, domain)
+
+    def check_histograms(self, text: str) -> None:
+        """One message was accepted, routed, and delivered over one session."""
+        for name, labels, least in (("delivery", 'priority="bulk"', 1), ("delivery", 'priority="transactional"', 0),
+                                    ("session_setup", "", 1), ("spool_commit", "", 2), ("dns_flight", "", 1)):
+            with self.subTest(histogram=name, labels=labels):
+                inside = labels + "," if labels else ""
+                buckets = [int(n) for n in re.findall(rf'^onward_{name}_seconds_bucket{{{inside}le="[^"]+"}} (\d+)$', text,
+                                                      re.M)]
+                behind = re.escape("{" + labels + "}") if labels else ""
+                count, total = (float(re.search(rf"^onward_{name}_seconds_{part}{behind} ([\d.]+)$", text, re.M).group(1))
+                                for part in ("count", "sum"))
+                self.assertEqual(buckets, sorted(buckets))
+                self.assertGreater(len(buckets), 10)
+                self.assertEqual(buckets[-1], count)
+                self.assertGreaterEqual(count, least)
+                self.assertEqual(count, least if name == "delivery" else count)
+                self.assertLess(total, scaled(60))
 
     def check_operations(self, world: World, domain: str) -> None:
         status, route, _ = self.ask("GET", f"/api/control/route?domain={domain}", token="monitor")

@@ -3,11 +3,13 @@
 
 #include "core/base/clock.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 
 /* Prometheus' text format 0.0.4: per metric a HELP and a TYPE line and its samples. Counters end in
- * _total, units are base units and stand in the name; every label takes a few fixed values. */
+ * _total, units are base units and stand in the name; every label takes a few fixed values. A
+ * histogram shows those of the common bounds (histogram.h) that what it measures can come to. */
 
 enum { METRICS_BYTES_MAX = 1 << 20 };
 
@@ -37,6 +39,30 @@ static void gauge(struct buf *out, const char *name, const char *help, uint64_t 
 {
     head(out, name, "gauge", help);
     sample(out, name, value);
+}
+
+/* A histogram's samples; `label` is "" or `name="value"`. Buckets are cumulative: those below the first
+ * that is shown are in it. */
+static void timed(struct buf *out, const char *name, const char *label,
+                  const struct histogram_reading *r, uint64_t first_us, uint64_t last_us)
+{
+    uint64_t count = 0;
+    const char *comma = label[0] != '\0' ? "," : "";
+    const char *open = label[0] != '\0' ? "{" : "", *close = label[0] != '\0' ? "}" : "";
+    for (unsigned i = 0; i < HISTOGRAM_BOUNDS; i++) {
+        uint64_t bound_us = histogram_bound_us(i);
+        count += r->counts[i];
+        if (bound_us >= first_us && bound_us <= last_us)
+            buf_printf(out, "onward_%s_bucket{%s%sle=\"%g\"} %llu\n", name, label, comma,
+                       (double)bound_us / 1e6, (unsigned long long)count);
+    }
+    count += r->counts[HISTOGRAM_BOUNDS];
+    buf_printf(out, "onward_%s_bucket{%s%sle=\"+Inf\"} %llu\n", name, label, comma,
+               (unsigned long long)count);
+    buf_printf(out, "onward_%s_sum%s%s%s %.6f\n", name, open, label, close,
+               (double)r->sum_us / 1e6);
+    buf_printf(out, "onward_%s_count%s%s%s %llu\n", name, open, label, close,
+               (unsigned long long)count);
 }
 
 /* ---- the workers' figures, summed ---- */
@@ -89,6 +115,47 @@ static void put_workers(struct buf *out, const struct worker_parts *parts)
             s.exchanges_recovered);
     counter(out, "tls_handshakes_total", "TLS handshakes with exchanges.", s.tls_handshakes);
     counter(out, "tls_resumed_total", "Of them, those that resumed a session.", s.tls_resumed);
+}
+
+/* ---- how long things take ---- */
+
+enum { MS = 1000, SECOND = 1000 * MS };
+
+static const uint64_t LONGEST_US = UINT64_MAX;
+
+static void put_delivery_times(struct buf *out, const struct worker_parts *parts)
+{
+    head(out, "delivery_seconds", "histogram",
+         "Time from a message's acceptance to a recipient's delivery, by priority.");
+    for (unsigned p = 0; p < PRIORITIES; p++) {
+        struct histogram_reading r = {0};
+        char label[64];
+        for (unsigned i = 0; i < parts->worker_count; i++)
+            histogram_read(&parts->workers[i].shared.times.delivery[p], &r);
+        (void)snprintf(label, sizeof label, "priority=\"%s\"",
+                       envelope_priority_name((enum envelope_priority)p));
+        timed(out, "delivery_seconds", label, &r, MS, LONGEST_US);
+    }
+}
+
+static void put_times(struct buf *out, const struct worker_parts *parts)
+{
+    struct histogram_reading sessions = {0}, commits = {0}, flights = {0};
+    put_delivery_times(out, parts);
+    for (unsigned i = 0; i < parts->worker_count; i++)
+        histogram_read(&parts->workers[i].shared.times.session, &sessions);
+    head(out, "session_setup_seconds", "histogram",
+         "Time from connecting to an exchange until it is ready for mail: handshakes, greeting, "
+         "EHLO.");
+    timed(out, "session_setup_seconds", "", &sessions, MS, 1000ull * SECOND);
+    committer_commit_times(parts->committer, &commits);
+    head(out, "spool_commit_seconds", "histogram",
+         "Time that a transaction of the spool takes to be written and synced.");
+    timed(out, "spool_commit_seconds", "", &commits, 100, 10ull * SECOND);
+    resolver_flight_times(parts->resolver, &flights);
+    head(out, "dns_flight_seconds", "histogram",
+         "Time that a look-up of a domain's route takes, from MX to the last address.");
+    timed(out, "dns_flight_seconds", "", &flights, 100, 50ull * SECOND);
 }
 
 /* ---- spool, names, exchanges ---- */
@@ -212,6 +279,7 @@ void http_serve_metrics(struct http_request *r)
     put_state(&out, r->http);
     if (r->parts != NULL) {
         put_workers(&out, r->parts);
+        put_times(&out, r->parts);
         put_spool(&out, r->parts);
         put_intake(&out, r->parts);
         put_dns(&out, r->parts);

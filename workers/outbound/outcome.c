@@ -340,6 +340,8 @@ static void account(struct worker *w, const struct results *r, const struct sess
         switch ((enum outcome_verdict)r->outcome->recipients[i].verdict) {
         case OUTCOME_DELIVERED:
             figure_add(&w->shared.figures.recipients_delivered, 1);
+            histogram_note(&w->shared.times.delivery[r->delivery->message->priority],
+                           age_ms(w, r) * 1000, 1);
             break;
         case OUTCOME_DEFERRED:
             figure_add(&w->shared.figures.recipients_deferred, 1);

@@ -395,6 +395,8 @@ static void on_machine_ready(struct session *s)
     session_tell(s, (struct observed){.kind = OBSERVED_READY});
     if (!s->greeted_well) {
         s->greeted_well = true;
+        histogram_note(&s->worker->shared.times.session, (s->worker->now_ms - s->opened_ms) * 1000,
+                       1);
         recovery_tell(s->worker, &s->target, HEALTH_EVENT_SUCCESS);
     }
     if (s->lane != NULL)
