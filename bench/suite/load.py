@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import time
 from dataclasses import dataclass
@@ -50,16 +51,28 @@ class Load:
         return json.loads(out)
 
 
+def shares(whole: int, parts: int) -> list[int]:
+    """As even as whole numbers allow."""
+    return [whole // parts + (number < whole % parts) for number in range(parts)]
+
+
 class ThirdPartyLoad:
-    """smtp-source with the same interface, for mail to one recipient at one domain."""
+    """smtp-source with the same interface, for mail with one recipient. One process of it keeps to one recipient; for
+    several domains each submitter is a chain of processes, a domain after the other."""
 
     def __init__(self, mail: Mail, messages: int, group: str = "a", to: tuple[str, int] = RELAY) -> None:
         del group  # it marks nothing
         self.messages = messages
         self.began = time.monotonic()
-        words = [*([] if mail.reconnects else ["-d"]), "-s", str(mail.submitters), "-m", str(messages), "-l", str(mail.size),
-                 "-N", "-f", f"sender@postbox.{ORIGIN}", "-t", f"r@{mail.label}0.{ORIGIN}", f"{to[0]}:{to[1]}"]
-        self.process = subprocess.Popen([tool("smtp-source"), *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        command = [tool("smtp-source"), *([] if mail.reconnects else ["-d"]), "-l", str(mail.size), "-N",
+                   "-f", f"sender@postbox.{ORIGIN}"]
+        one_each = mail.domains > 1
+        runs = [shlex.join([*command, "-s", "1" if one_each else str(mail.submitters), "-m", str(count),
+                            "-t", f"r@{mail.label}{number}.{ORIGIN}", f"{to[0]}:{to[1]}"])
+                for number, count in enumerate(shares(messages, mail.domains)) if count > 0]
+        chains = [" && ".join(runs[first::mail.submitters]) for first in range(min(mail.submitters, len(runs)))]
+        script = "".join(f'{{ {chain}; }} & all="$all $!"\n' for chain in chains) + "for one in $all; do wait $one || exit 1; done"
+        self.process = subprocess.Popen(["sh", "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     def finish(self, limit_s: float) -> dict[str, Any]:
         end = self.began + limit_s

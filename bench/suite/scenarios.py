@@ -13,6 +13,7 @@ from .priority import Priority
 from .queue import Backlog
 from .scenario import Plan, Scenario, Throughput
 from .soak import Soak
+from .threads import Threads
 
 TEN_KB = Mail()
 SMALL = Mail(size=2048)
@@ -29,6 +30,8 @@ ALL: tuple[Scenario, ...] = (
                Workload(), floor=True, quick_rounds=1, quick_part=0.3, quick_who=("onward", "postfix")),
     Throughput("to-200", "10 KB to 200 destinations", 30000,
                Workload(replace(TEN_KB, domains=200), own_exchanges=True)),
+    Throughput("source-200", "10 KB to 200 domains at one destination, smtp-source and smtp-sink", 20000,
+               Workload(replace(TEN_KB, domains=200), third_party=True)),
     Throughput("to-10000", "10 KB to 10,000 destinations in turns, which takes a connection for nearly every message",
                40000, Workload(replace(TEN_KB, domains=10000), own_exchanges=True), quick_rounds=1, quick_part=0.5,
                quick_who=("onward",)),
@@ -52,7 +55,7 @@ ALL: tuple[Scenario, ...] = (
     Throughput("far", "10 KB to one destination, 100 ms of round trip", 3000, Workload(one_way_ms=50), rounds=2,
                quick_rounds=1,
                quick_who=("onward", "postfix"), pace=SAME_FOR_ALL),
-    Origin(), Faults(), Thirty(), Shared(), Recovery(), Backlog(), Priority(), Parked(), Soak(),
+    Origin(), Faults(), Thirty(), Shared(), Recovery(), Backlog(), Priority(), Parked(), Threads(), Soak(),
 )
 BY_NAME = {scenario.name: scenario for scenario in ALL}
 

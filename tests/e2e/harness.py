@@ -587,6 +587,10 @@ class Relay:
             raise AssertionError(f"onward {' '.join(arguments)}: status {done.returncode}: {done.stderr}")
         return parse_objects(done.stdout)
 
+    def wait_drained(self, limit: float = WAIT_LIMIT) -> None:
+        """Waits until nothing is queued: an outcome is in the spool a moment after the exchange has taken the message."""
+        wait_until(lambda: self.json("queue", "list") == [], "the queue to be empty", limit, pause=0.05)
+
     def resident_kb(self) -> int:
         """The memory the process holds now."""
         assert self.process is not None

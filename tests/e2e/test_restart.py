@@ -152,7 +152,7 @@ class RestartUnderLoad(E2ETest):
         self.assertEqual([f for s in submitters for f in s.failures], [])
         self.assertGreater(sum(s.goodbyes for s in submitters), 0)
         accepted = {name for s in submitters for name in s.accepted}
-        wait_until(lambda: relay.json("queue", "list") == [], "the queue to be empty", 60)
+        relay.wait_drained(60)
         delivered = collections.Counter(record["message_id"] for record in world.exchanges.accepted())
         names = collections.Counter({name.strip("<>").partition("@")[0]: count for name, count in delivered.items()})
         self.assertEqual(accepted - set(names), set(), "lost")

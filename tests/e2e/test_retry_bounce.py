@@ -298,7 +298,9 @@ class Operators(BounceTest):
         domain, _ = world.domain("later", f"reply@RCPT=450 4.2.1 Not now;while={self.flag}")
         relay = world.start()
         relay.send(self.sender, [f"bob@{domain}"], "waits")
-        return world, relay.wait_logged("deferred")[0]["id"]
+        identity = relay.wait_logged("deferred")[0]["id"]
+        wait_until(lambda: "Not now" in str(relay.json("queue", "list")), "the outcome in the queue")  # the log is ahead of it
+        return world, identity
 
     def order(self, relay: Relay, *arguments: str) -> None:
         done = relay.run("queue", *arguments)
@@ -320,7 +322,7 @@ class Operators(BounceTest):
         self.order(world.relay, "retry", identity)
         world.wait_accepted("waits")
         world.relay.wait_logged("delivered")
-        wait_until(lambda: world.relay.json("queue", "list") == [], "an empty queue")
+        world.relay.wait_drained()
 
     def test_bounce_returns_it(self) -> None:
         world, identity = self.waiting()

@@ -76,10 +76,10 @@ class Onward(Relay):
         return parse_objects(done.stdout)
 
     def stop(self) -> None:
-        os.kill(self._pid(), signal.SIGTERM)
+        os.kill(self.pid(), signal.SIGTERM)
         self.process.wait()
 
-    def _pid(self) -> int:
+    def pid(self) -> int:
         """The relay's own process, where the tool that runs it is another; a tool that is the same process passes signals on."""
         def is_relay(pid: int) -> bool:
             return os.path.realpath(f"/proc/{pid}/exe") == os.path.realpath(self.binary)
