@@ -45,7 +45,8 @@ else ifeq ($(VARIANT),tsan)
 else ifeq ($(VARIANT),fuzz)
   CC       := clang
   DEFINES  += -DONWARD_NO_JEMALLOC
-  OPTIMIZE := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -DONWARD_HOT_ASSERTS
+  OPTIMIZE := -O2 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-coverage=trace-cmp -fno-sanitize-recover=all \
+              -DONWARD_HOT_ASSERTS
 else
   $(error VARIANT is release, clang, asan, tsan or fuzz)
 endif

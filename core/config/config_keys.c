@@ -109,7 +109,7 @@ static const struct config_key keys[] = {
     {"dns.cache_entries", CONFIG_UNSIGNED, AT(dns.cache_entries), NOT, "100000", 100, 100000000,
      false},
 
-    {"log.path", CONFIG_PATH, AT(log.path), NOT, "\"-\"", 0, 0, false},
+    {"log.path", CONFIG_PATH, AT(log.path), NOT, "-", 0, 0, false},
     {"log.deliveries", CONFIG_BOOL, AT(log.deliveries), NOT, "true", 0, 0, true},
 
     {"events.webhooks", CONFIG_WEBHOOKS, AT(events.webhooks), AT(events.webhook_count), "[]", 0, 64,

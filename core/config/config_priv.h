@@ -40,7 +40,7 @@ struct config_key {
     enum config_type type;
     size_t offset;       /* of the value in struct config, or in the entry's struct */
     size_t count_offset; /* of the count, for lists that have one */
-    const char *initial; /* the default as it would stand in the file; NULL: none */
+    const char *initial; /* the default: a text, or a list as in the file; NULL: none */
     uint64_t min, max;   /* in ms, bytes or plain */
     bool reload;         /* a reload may change it */
 };

@@ -383,13 +383,30 @@ bool config_set_value(struct config_loader *l, const struct config_key *key, yam
     return set_strings(l, key->path, node, config_value_at(l, key->offset));
 }
 
-/* Defaults go the same way as values from a file, so that both mean the same. */
+/* A default as the node that a parser would make of it. False: it takes a parser, being a list that holds
+ * something. */
+static bool read_initial(const struct config_key *key, yaml_node_t *out)
+{
+    *out = (yaml_node_t){.type = YAML_SEQUENCE_NODE};
+    if (key->type >= CONFIG_STRINGS)
+        return strcmp(key->initial, "[]") == 0;
+    out->type = YAML_SCALAR_NODE;
+    out->data.scalar.value = (yaml_char_t *)(uintptr_t)key->initial;
+    out->data.scalar.length = strlen(key->initial);
+    return true;
+}
+
+/* Defaults go the same way as values from a file, so that both mean the same. Every command reads the
+ * configuration, and a parser for each key was most of the time that took. */
 bool config_set_initial(struct config_loader *l, const struct config_key *key)
 {
+    yaml_node_t node;
     yaml_parser_t parser;
     yaml_document_t document;
     if (key->initial == NULL)
         return true;
+    if (read_initial(key, &node))
+        return config_set_value(l, key, &node);
     if (!yaml_parser_initialize(&parser))
         return out_of_memory(l, NULL, key->path);
     yaml_parser_set_input_string(&parser, (const unsigned char *)key->initial,

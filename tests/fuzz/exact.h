@@ -1,5 +1,5 @@
-/* Fuzzed bytes in memory of their own size, so that a read beside them is found, and the text that
- * several fuzzers judge. */
+/* Parts of an input in memory that ends where they end, so that a read past them is found, and the text
+ * that several fuzzers judge. */
 #ifndef ONWARD_TESTS_FUZZ_EXACT_H
 #define ONWARD_TESTS_FUZZ_EXACT_H
 
@@ -8,19 +8,39 @@
 
 #include <stdlib.h>
 
-/* A copy on the heap; give it to free by exact_free. */
-static inline struct slice exact_copy(struct slice s)
+/* libFuzzer gives each input in heap memory of its own size. A part of it that is to end where memory
+ * ends goes to the end of a block: one of the longest part's size serves for all of them, for making
+ * each its own costs more than reading it. What keeps a pointer into a part finds the next one there. */
+struct exact_block {
+    char *ptr;
+    size_t size;
+};
+
+static inline struct exact_block exact_block_create(size_t size)
 {
-    char *copy = malloc(s.len > 0 ? s.len : 1);
-    ASSERT(copy != NULL);
-    if (s.len > 0)
-        memcpy(copy, s.ptr, s.len);
-    return slice_of(copy, s.len);
+    struct exact_block b = {malloc(size > 0 ? size : 1), size};
+    ASSERT(b.ptr != NULL);
+    return b;
 }
 
-static inline void exact_free(struct slice s)
+static inline struct slice exact_put(const struct exact_block *b, struct slice part)
 {
-    free((void *)(uintptr_t)s.ptr);
+    ASSERT(part.len <= b->size);
+    if (part.len > 0)
+        memcpy(b->ptr + b->size - part.len, part.ptr, part.len);
+    return slice_of(b->ptr + b->size - part.len, part.len);
+}
+
+static inline void exact_block_destroy(struct exact_block *b)
+{
+    free(b->ptr);
+    *b = (struct exact_block){NULL, 0};
+}
+
+/* Is the lesser of both. */
+static inline size_t exact_min(size_t a, size_t b)
+{
+    return a < b ? a : b;
 }
 
 /* Does `inner`, if it is not empty, lie within `outer`? */

@@ -4,9 +4,7 @@
  * machine allows, up to IN_FLIGHT_MAX. */
 #include "smtp/client.h"
 
-#include "core/base/assert.h"
-
-#include <stdlib.h>
+#include "tests/fuzz/exact.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -27,6 +25,7 @@ struct message {
 
 struct driver {
     struct smtp_client *client;
+    struct exact_block block; /* what was read last */
     struct buf out;
     struct envelope envelope;
     struct envelope_recipient recipients[RECIPIENTS];
@@ -56,6 +55,7 @@ static void setup(struct driver *d, uint8_t choice)
                                                        .notify = NOTIFY_SUCCESS | NOTIFY_DELAY};
     d->recipient_count = 1u + choice % RECIPIENTS;
     d->by = (choice & 8) != 0 ? SMTP_BY_BDAT : SMTP_BY_DATA;
+    d->block = exact_block_create(LENGTH_BITS);
     buf_init(&d->out, OUT_MAX);
     d->client = smtp_client_create(&options, &d->out);
     ASSERT(d->client != NULL);
@@ -199,11 +199,7 @@ static void read_once(struct driver *d, struct slice bytes, bool write_first)
 {
     if (write_first)
         write_messages(d);
-    char *exact = malloc(bytes.len + 1); /* never of size 0 */
-    ASSERT(exact != NULL);
-    memcpy(exact + 1, bytes.ptr, bytes.len);
-    feed(d, slice_of(exact + 1, bytes.len));
-    free(exact);
+    feed(d, exact_put(&d->block, bytes));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -222,5 +218,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     write_out(&d);
     smtp_client_destroy(&d.client);
     buf_fini(&d.out);
+    exact_block_destroy(&d.block);
     return 0;
 }

@@ -141,17 +141,18 @@ static bool decode(struct smtp_content *c, struct slice input, size_t piece, str
                    struct buf *whole, size_t *used_out)
 {
     enum smtp_content_status status = SMTP_CONTENT_MORE;
+    struct exact_block block = exact_block_create(exact_min(piece, input.len));
     *used_out = 0;
     while (*used_out < input.len && status != SMTP_CONTENT_END) {
         size_t used = 0;
-        struct slice part = exact_copy(slice_take(slice_skip(input, *used_out), piece));
+        struct slice part = exact_put(&block, slice_take(slice_skip(input, *used_out), piece));
         status = smtp_content_feed(c, part, &used);
         ASSERT(used <= part.len && (status != SMTP_CONTENT_MORE || used == part.len));
         ASSERT(status != SMTP_CONTENT_FULL || buf_len(window) > 0);
         *used_out += used;
-        exact_free(part);
         take(window, whole);
     }
+    exact_block_destroy(&block);
     if (c->mode == SMTP_CONTENT_DATA)
         return status == SMTP_CONTENT_END;
     while (smtp_content_finish(c) == SMTP_CONTENT_FULL)

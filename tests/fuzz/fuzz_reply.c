@@ -2,9 +2,7 @@
  * chooses the cuts. */
 #include "smtp/reply.h"
 
-#include "core/base/assert.h"
-
-#include <stdlib.h>
+#include "tests/fuzz/exact.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -39,25 +37,23 @@ static void check_reply(const struct reply *r)
     (void)reply_format(r, text, sizeof text);
 }
 
-/* Reads one reply from pieces of `piece` bytes, each in memory of its own size. */
+/* Reads one reply from pieces of `piece` bytes. */
 static enum smtp_reply_status parse(struct slice input, size_t piece, struct smtp_reply_parser *p,
                                     struct heard *h, size_t *used_out)
 {
     enum smtp_reply_status status = SMTP_REPLY_MORE;
+    struct exact_block block = exact_block_create(exact_min(piece, input.len));
     smtp_reply_reset(p);
     *h = (struct heard){0};
     *used_out = 0;
     while (*used_out < input.len && status == SMTP_REPLY_MORE) {
-        struct slice part = slice_take(slice_skip(input, *used_out), piece);
-        char *exact = malloc(part.len);
-        ASSERT(exact != NULL);
-        memcpy(exact, part.ptr, part.len);
+        struct slice part = exact_put(&block, slice_take(slice_skip(input, *used_out), piece));
         size_t used = 0;
-        status = smtp_reply_feed(p, slice_of(exact, part.len), &used, on_line, h);
+        status = smtp_reply_feed(p, part, &used, on_line, h);
         ASSERT(used <= part.len && (status != SMTP_REPLY_MORE || used == part.len));
         *used_out += used;
-        free(exact);
     }
+    exact_block_destroy(&block);
     return status;
 }
 

@@ -2,9 +2,7 @@
  * encoder gives. The first bytes choose cuts and writes. */
 #include "smtp/stuff.h"
 
-#include "core/base/assert.h"
-
-#include <stdlib.h>
+#include "tests/fuzz/exact.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -19,13 +17,9 @@ static size_t naive(struct slice content, char *wire)
     return len;
 }
 
-/* Encodes one part of the content from memory of its own size. */
-static size_t encode(struct stuff_state *s, struct slice part, size_t write_max, char *wire)
+/* Encodes one part of the content. */
+static size_t encode(struct stuff_state *s, struct slice rest, size_t write_max, char *wire)
 {
-    char *exact = malloc(part.len);
-    ASSERT(exact != NULL);
-    memcpy(exact, part.ptr, part.len);
-    struct slice rest = slice_of(exact, part.len);
     size_t at = 0;
     while (rest.len > 0) {
         bool is_extra = false;
@@ -38,7 +32,6 @@ static size_t encode(struct stuff_state *s, struct slice part, size_t write_max,
         if (!is_extra)
             rest = slice_skip(rest, len);
     }
-    free(exact);
     return at;
 }
 
@@ -52,8 +45,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     ASSERT(expected != NULL && wire != NULL);
     size_t expected_len = naive(content, expected), len = 0;
     struct stuff_state s = {0};
+    struct exact_block block = exact_block_create(exact_min(piece, content.len));
     for (size_t at = 0; at < content.len; at += piece)
-        len += encode(&s, slice_take(slice_skip(content, at), piece), write_max, wire + len);
+        len += encode(&s, exact_put(&block, slice_take(slice_skip(content, at), piece)), write_max,
+                      wire + len);
+    exact_block_destroy(&block);
     ASSERT(len == expected_len && memcmp(wire, expected, len) == 0);
     free(expected);
     free(wire);

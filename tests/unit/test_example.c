@@ -124,6 +124,16 @@ static void every_key_is_in_the_example_once_and_no_other(void **state)
     free(seen);
 }
 
+/* Defaults that are no lists stand in the table without the quotes that the file needs. */
+static void take_quotes_off(char *text)
+{
+    size_t len = strlen(text);
+    if (len < 2 || text[0] != '"' || text[len - 1] != '"')
+        return;
+    memmove(text, text + 1, len - 2);
+    text[len - 2] = '\0';
+}
+
 static void its_values_are_the_defaults(void **state)
 {
     (void)state;
@@ -133,6 +143,8 @@ static void its_values_are_the_defaults(void **state)
     while (next_entry(&example, &entry)) {
         const struct config_key *key = find(entry.path);
         assert_non_null(key);
+        if (key->type < CONFIG_STRINGS)
+            take_quotes_off(entry.value);
         if (key->initial != NULL)
             assert_string_equal(entry.value, key->initial);
         else if (strstr(entry.comment, "Default: ") == NULL)
