@@ -51,7 +51,8 @@ struct reply {
     X(LOCAL_OPERATOR_BOUNCE, 5, 7, 0, "returned to its sender by the operator")                    \
     X(LOCAL_SHUTDOWN, 4, 3, 2, "the relay is shutting down")                                       \
     X(LOCAL_NO_RESOURCES, 4, 3, 1, "the relay is out of memory or descriptors")                    \
-    X(LOCAL_SPOOL_DAMAGED, 5, 3, 0, "the message's stored content cannot be read")
+    X(LOCAL_SPOOL_DAMAGED, 5, 3, 0, "the message's stored content cannot be read")                 \
+    X(LOCAL_SUSPENDED, 4, 3, 2, "the operator has suspended deliveries to the recipient's domain")
 
 enum reply_local {
     REPLY_LOCAL_BASE = 9000, /* not itself a code */

@@ -82,6 +82,9 @@ json_t *control_describe_status(const struct control_options *o)
                   "dns", "flights", (json_int_t)d.flights, "cache_hits", (json_int_t)d.cache_hits,
                   "cache_misses", (json_int_t)d.cache_misses, "failures", (json_int_t)d.failures,
                   "cached", (json_int_t)d.cached, "has_room", store_has_room(o->store));
+    if (status != NULL)
+        (void)json_object_set_new(status, "suspended",
+                                  json_integer((json_int_t)suspensions_count(o->suspensions)));
     if (status != NULL && o->add_status != NULL)
         o->add_status(o->context, status);
     return status;
@@ -129,6 +132,15 @@ static const struct request requests[] = {
     {"queue.release", false, control_queue_edit, QUEUE_EDIT_MEMBERS},
     {"queue.retry", false, control_queue_edit, QUEUE_EDIT_MEMBERS},
     {"queue.bounce", false, control_queue_edit, QUEUE_EDIT_MEMBERS},
+    {"suspend",
+     false,
+     control_suspend,
+     {{"domain", JSON_STRING},
+      {"all", JSON_TRUE},
+      {"for_ms", JSON_INTEGER},
+      {"reason", JSON_STRING}}},
+    {"resume", false, control_unsuspend, {{"domain", JSON_STRING}, {"all", JSON_TRUE}}},
+    {"suspend.list", true, control_suspend_list, {{NULL, JSON_NULL}}},
     {"health.list", true, control_health_list, {{NULL, JSON_NULL}}},
     {"health.demote",
      false,
@@ -486,6 +498,7 @@ struct control *control_start(const struct control_options *options, struct erro
     timer_wheel_init(&c->timers, clock_mono_ms(), c);
     random_init(&c->random);
     control_start_sampling(c);
+    control_start_suspensions(c);
     c->poller = poller_create();
     c->reader = store_reader_create(options->store);
     c->listener =

@@ -1,5 +1,5 @@
 /* The control socket: a unix stream socket (mode 0600, its directory's owner decides who may use
- * it) on which `onward queue|health|route|status` ask the running relay. One request, one JSON
+ * it) on which `onward queue|suspend|health|route|status` ask the running relay. One request, one JSON
  * object on a line; then response lines, each a JSON object, the last of which has "done":true (and
  * "error" with what to do, where it failed). Runs on a thread of its own; a slow or hostile client
  * never touches mail: bounded lines, bounded clients, bounded time. */
@@ -8,7 +8,9 @@
 
 #include "core/config/config.h"
 #include "core/health.h"
+#include "core/log.h"
 #include "core/queue/destination.h"
+#include "core/queue/suspensions.h"
 #include "core/spool/committer.h"
 #include "core/spool/store.h"
 #include "core/base/buf.h"
@@ -27,7 +29,9 @@ struct control_options {
     struct health *health;
     struct resolver *resolver;
     struct destination_table *destinations;
-    struct chronicle *chronicle; /* or NULL */
+    struct suspensions *suspensions; /* or NULL; changed by the control's thread alone */
+    struct chronicle *chronicle;     /* or NULL */
+    struct log *log;                 /* or NULL */
     /* Appends members of the "status" answer (worker counters and such) to a JSON object; the
      * relay's. */
     void (*add_status)(void *context, void *json_object);

@@ -1,11 +1,12 @@
 /* The control thread's body, for control*.c only: control.c moves lines, control_queue.c,
- * control_health.c, control_route.c and control_view.c answer requests. */
+ * control_suspend.c, control_health.c, control_route.c and control_view.c answer requests. */
 #ifndef ONWARD_WORKERS_CONTROL_PRIV_H
 #define ONWARD_WORKERS_CONTROL_PRIV_H
 
 #include "core/base/poller.h"
 #include "core/base/random.h"
 #include "core/base/timer.h"
+#include "core/domain.h"
 #include "workers/conn.h"
 #include "workers/control.h"
 
@@ -23,7 +24,8 @@ struct control {
     int listener;
     struct timer_wheel timers; /* its owner is the control */
     struct random random;
-    struct timer sample_timer; /* of the chronicle */
+    struct timer sample_timer;     /* of the chronicle */
+    struct timer suspension_timer; /* the next one's time is up */
     uint64_t started_mono_ms;
     json_t *survey; /* the last one; owned; NULL: none yet */
     uint64_t surveyed_mono_ms;
@@ -75,6 +77,15 @@ void control_route(struct control_client *c, const json_t *request);
 void control_status(struct control_client *c, const json_t *request);
 void control_view(struct control_client *c, const json_t *request);
 
+void control_suspend(struct control_client *c, const json_t *request);
+void control_unsuspend(struct control_client *c, const json_t *request);
+void control_suspend_list(struct control_client *c, const json_t *request);
+
+/* Suspensions whose time is up are taken out from now on. Before the thread starts; and again, by its
+ * second half, whenever one has changed. */
+void control_start_suspensions(struct control *c);
+void control_await_suspensions(struct control *c);
+
 /* Figures go into the chronicle every few seconds from now on. Before the thread starts. */
 void control_start_sampling(struct control *c);
 
@@ -82,6 +93,14 @@ void control_start_sampling(struct control *c);
  * references. */
 json_t *control_describe_host(const struct health_view *v);
 json_t *control_describe_status(const struct control_options *o);
+
+/* A suspension; up to `max` of them as an array. New references. */
+json_t *control_describe_suspension(const struct suspension *s);
+json_t *control_suspensions(const struct control_options *o, unsigned max);
+
+/* The request's "domain" in the normal form that the queue knows it by; absent is "". False, having said
+ * so, where it is none. */
+bool control_domain_member(struct control_client *c, const json_t *request, char out[DOMAIN_SIZE]);
 
 /* The queue by domain and age, at most a few seconds old. A new reference. */
 json_t *control_survey(struct control *c);

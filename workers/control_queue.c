@@ -17,15 +17,27 @@ enum {
 
 struct filter {
     const char *domain; /* NULL: any */
-    const char *state;  /* "active", "deferred", "held"; NULL: any */
+    const char *state;  /* "active", "deferred", "held", "suspended"; NULL: any */
+    struct suspensions *suspensions;
     json_int_t older_than_ms;
     json_int_t limit;
 };
 
-static const char *state_name(const struct store_state *s)
+static bool is_suspended(const struct filter *f, const struct envelope_recipient *r)
+{
+    char domain[DOMAIN_SIZE];
+    return suspensions_count(f->suspensions) > 0 &&
+           slice_to_cstr(r->domain, domain, sizeof domain) &&
+           suspensions_hold(f->suspensions, domain);
+}
+
+static const char *state_name(const struct filter *f, const struct envelope_recipient *r,
+                              const struct store_state *s)
 {
     if (s->progress == PROGRESS_HELD)
         return "held";
+    if (is_suspended(f, r))
+        return "suspended";
     return s->attempts > 0 ? "deferred" : "active";
 }
 
@@ -36,22 +48,24 @@ static bool passes(const struct filter *f, const struct envelope_recipient *r,
         return false;
     if (f->domain != NULL && !slice_equal(r->domain, slice_str(f->domain)))
         return false;
-    return f->state == NULL || strcmp(f->state, state_name(s)) == 0;
+    return f->state == NULL || strcmp(f->state, state_name(f, r, s)) == 0;
 }
 
-static json_t *describe(const struct envelope *e, const struct envelope_recipient *r,
-                        const struct store_state *s, uint64_t now_ms)
+static json_t *describe(const struct filter *f, const struct envelope *e,
+                        const struct envelope_recipient *r, const struct store_state *s,
+                        uint64_t now_ms)
 {
     char id[ENVELOPE_ID_SIZE];
+    const char *state = state_name(f, r, s);
     envelope_id_format(e->id, id);
     json_t *o = json_pack(
         "{s:s,s:o,s:o,s:o,s:s,s:i,s:I,s:I,s:s}", "id", id, "sender", control_text(e->sender),
-        "recipient", control_text(r->address), "domain", control_text(r->domain), "state",
-        state_name(s), "attempts", (int)s->attempts, "bytes", (json_int_t)e->size_bytes, "age_ms",
+        "recipient", control_text(r->address), "domain", control_text(r->domain), "state", state,
+        "attempts", (int)s->attempts, "bytes", (json_int_t)e->size_bytes, "age_ms",
         (json_int_t)(now_ms - e->arrived_wall_ms), "priority", envelope_priority_name(e->priority));
     if (o == NULL)
         return json_null();
-    if (s->attempts > 0 && s->progress == PROGRESS_WAITING)
+    if (strcmp(state, "deferred") == 0)
         (void)json_object_set_new(o, "next_ms",
                                   json_integer((json_int_t)s->due_wall_ms - (json_int_t)now_ms));
     if (s->last.code != 0) {
@@ -79,7 +93,7 @@ static json_int_t say_message(struct control_client *c, const struct filter *f, 
             s = (struct store_state){.progress = PROGRESS_WAITING};
         if (!passes(f, &r, &s))
             continue;
-        control_say(c, describe(&e, &r, &s, now));
+        control_say(c, describe(f, &e, &r, &s, now));
         said++;
     }
     return said;
@@ -97,9 +111,7 @@ static bool id_member(struct control_client *c, const json_t *request, const cha
     return false;
 }
 
-/* In the normal form that the queue knows it by; absent is "". False, having said so, where it is
- * none. */
-static bool domain_member(struct control_client *c, const json_t *request, char out[DOMAIN_SIZE])
+bool control_domain_member(struct control_client *c, const json_t *request, char out[DOMAIN_SIZE])
 {
     const char *text = json_string_value(json_object_get(request, "domain"));
     out[0] = '\0';
@@ -112,24 +124,26 @@ static bool domain_member(struct control_client *c, const json_t *request, char 
 static bool is_state(const char *name)
 {
     return name == NULL || strcmp(name, "active") == 0 || strcmp(name, "deferred") == 0 ||
-           strcmp(name, "held") == 0;
+           strcmp(name, "held") == 0 || strcmp(name, "suspended") == 0;
 }
 
 void control_queue_list(struct control_client *c, const json_t *request)
 {
     char domain[DOMAIN_SIZE];
     uint64_t id;
-    struct filter f = {.state = json_string_value(json_object_get(request, "state")),
+    struct filter f = {.suspensions = c->control->options.suspensions,
+                       .state = json_string_value(json_object_get(request, "state")),
                        .older_than_ms =
                            json_integer_value(json_object_get(request, "older_than_ms")),
                        .limit = json_integer_value(json_object_get(request, "limit"))};
     if (f.limit <= 0 || f.limit > LIST_MAX)
         f.limit = f.limit <= 0 ? LIST_DEFAULT : LIST_MAX;
-    if (!domain_member(c, request, domain) || !id_member(c, request, "after", &id))
+    if (!control_domain_member(c, request, domain) || !id_member(c, request, "after", &id))
         return;
     f.domain = domain[0] != '\0' ? domain : NULL;
     if (!is_state(f.state)) {
-        control_error(c, "\"%.60s\" is no state; there are active, deferred and held", f.state);
+        control_error(c, "\"%.60s\" is no state; there are active, deferred, suspended and held",
+                      f.state);
         return;
     }
     unsigned scanned = 0;
@@ -175,7 +189,7 @@ static json_t *read_content(struct control_client *c, const struct envelope *e)
 
 void control_queue_show(struct control_client *c, const json_t *request)
 {
-    static const struct filter all = {0};
+    const struct filter all = {.suspensions = c->control->options.suspensions};
     uint64_t id;
     struct slice record;
     struct envelope e;
@@ -235,7 +249,7 @@ void control_queue_edit(struct control_client *c, const json_t *request)
     char domain[DOMAIN_SIZE];
     bool all = json_is_true(json_object_get(request, "all"));
     uint64_t id;
-    if (!domain_member(c, request, domain) || !id_member(c, request, "id", &id))
+    if (!control_domain_member(c, request, domain) || !id_member(c, request, "id", &id))
         return;
     if ((id != 0) + (domain[0] != '\0') + all != 1) {
         control_error(c, "name exactly one of a message id, a domain, or all");

@@ -71,6 +71,8 @@ static void on_route(struct mail *mail, void *owner)
         json_pack("{s:s,s:s,s:s,s:b,s:b}", "domain", route->domain, "kind", kind_name(route->kind),
                   "destination", route->destination_key != NULL ? route->destination_key : "",
                   "secure", route->secure, "own_host_cut", route->own_host_cut);
+    if (last != NULL && suspensions_hold(control->options.suspensions, route->domain))
+        (void)json_object_set_new(last, "suspended", json_true());
     if (route->kind == ROUTE_FAILED && last != NULL)
         (void)json_object_set_new(last, "failure", control_reply(&route->failure));
     control_done(c, last);

@@ -111,7 +111,7 @@ static int most_first(const void *a, const void *b)
     return (x->recipients < y->recipients) - (x->recipients > y->recipients);
 }
 
-static json_t *describe(struct survey *s)
+static json_t *describe(struct survey *s, struct suspensions *suspensions)
 {
     json_t *ages = json_object(), *domains = json_array();
     for (int i = 0; i < AGES; i++)
@@ -119,12 +119,13 @@ static json_t *describe(struct survey *s)
     qsort(s->domains, DOMAINS_MAX, sizeof *s->domains, most_first);
     for (int i = 0; i < DOMAINS_SHOWN && s->domains[i].recipients > 0; i++) {
         const struct tally *t = &s->domains[i];
+        bool suspended = suspensions_hold(suspensions, t->name);
         (void)json_array_append_new(
             domains,
-            json_pack("{s:o,s:I,s:I,s:I,s:I}", "domain", control_text(slice_str(t->name)),
+            json_pack("{s:o,s:I,s:I,s:I,s:I,s:b}", "domain", control_text(slice_str(t->name)),
                       "recipients", (json_int_t)t->recipients, "deferred", (json_int_t)t->deferred,
                       "transactional", (json_int_t)t->transactional, "oldest_ms",
-                      (json_int_t)t->oldest_ms));
+                      (json_int_t)t->oldest_ms, "suspended", (int)suspended));
     }
     return json_pack("{s:o,s:o,s:b,s:I}", "ages", ages, "domains", domains, "complete",
                      (int)s->complete, "scanned", (json_int_t)s->scanned);
@@ -141,7 +142,7 @@ json_t *control_survey(struct control *c)
     s->now_ms = clock_wall_ms();
     scan(s, c->reader);
     json_decref(c->survey);
-    c->survey = describe(s);
+    c->survey = describe(s, c->options.suspensions);
     c->surveyed_mono_ms = now;
     free(s);
     return json_incref(c->survey);

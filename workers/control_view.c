@@ -9,6 +9,7 @@
 enum {
     EXCHANGES_SHOWN = 200,
     DESTINATIONS_SHOWN = 50,
+    SUSPENSIONS_SHOWN = 50,
     KEY_SHOWN = 120, /* of a destination's name, the addresses behind it */
 };
 
@@ -233,13 +234,13 @@ void control_view(struct control_client *c, const json_t *request)
     const struct control_options *o = &c->control->options;
     uint64_t now = clock_wall_ms(), known = 0;
     json_t *list = exchanges(o, &known);
-    json_t *view =
-        json_pack("{s:s,s:s,s:I,s:I,s:o,s:o,s:o,s:o,s:I,s:o}", "relay", o->config->hostname,
-                  "version", ONWARD_VERSION, "at_ms", (json_int_t)now, "up_ms",
-                  (json_int_t)(clock_mono_ms() - c->control->started_mono_ms), "status",
-                  control_describe_status(o), "queue", control_survey(c->control), "destinations",
-                  destinations(o), "exchanges", list, "exchanges_known", (json_int_t)known,
-                  "failures", failures(o, now));
+    json_t *view = json_pack(
+        "{s:s,s:s,s:I,s:I,s:o,s:o,s:o,s:o,s:o,s:I,s:o}", "relay", o->config->hostname, "version",
+        ONWARD_VERSION, "at_ms", (json_int_t)now, "up_ms",
+        (json_int_t)(clock_mono_ms() - c->control->started_mono_ms), "status",
+        control_describe_status(o), "queue", control_survey(c->control), "suspended",
+        control_suspensions(o, SUSPENSIONS_SHOWN), "destinations", destinations(o), "exchanges",
+        list, "exchanges_known", (json_int_t)known, "failures", failures(o, now));
     if (json_is_true(json_object_get(request, "history"))) {
         (void)json_object_set_new(view, "samples", samples(o));
         (void)json_object_set_new(view, "changes", changes(o));

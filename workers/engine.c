@@ -133,6 +133,15 @@ static bool start_events(struct engine *e, struct error *error)
     return e->parts.events != NULL;
 }
 
+/* In the spool's folder, behind its lock. */
+static bool load_suspensions(struct engine *e, struct error *error)
+{
+    char path[4096];
+    (void)snprintf(path, sizeof path, "%s/suspended", e->parts.config->spool.path);
+    e->parts.suspensions = suspensions_load(path, clock_mono_ms(), clock_wall_ms(), error);
+    return e->parts.suspensions != NULL;
+}
+
 struct schedule_policy engine_policy(const struct config *c)
 {
     return (struct schedule_policy){.retry_first_ms = c->retry.first_ms,
@@ -162,6 +171,7 @@ static bool start_committer(struct engine *e, struct error *error)
     struct schedule_options options = {.policy = engine_policy(e->parts.config),
                                        .jobs = e->parts.jobs,
                                        .destinations = e->parts.destinations,
+                                       .suspensions = e->parts.suspensions,
                                        .on_pushed = on_pushed,
                                        .context = e,
                                        .random_seed = random_u64(&random)};
@@ -302,6 +312,8 @@ static int start(struct engine *e, bool listen, struct error *error)
         return EX_UNAVAILABLE;
     if (listen && !start_events(e, error))
         return EX_CANTCREAT;
+    if (listen && !load_suspensions(e, error))
+        return EX_CONFIG;
     if (!start_resolver(e, error))
         return EX_CONFIG;
     if (!start_committer(e, error))
@@ -418,6 +430,7 @@ void engine_stop(struct engine *e)
     client_counts_destroy(&e->parts.shared->clients);
     intake_destroy(&e->parts.intake);
     jobs_destroy(&e->parts.jobs);
+    suspensions_destroy(&e->parts.suspensions);
     tls_destroy(&e->parts.tls);
     free(e->workers);
     free(e->parts.shared);

@@ -162,7 +162,9 @@ static bool start_control(struct relay *r, struct error *error)
                                       .health = r->engine.parts.health,
                                       .resolver = r->engine.parts.resolver,
                                       .destinations = r->engine.parts.destinations,
+                                      .suspensions = r->engine.parts.suspensions,
                                       .chronicle = r->engine.parts.chronicle,
+                                      .log = r->log,
                                       .add_status = add_status,
                                       .read_sample = read_sample,
                                       .context = r};

@@ -19,6 +19,7 @@
 #include "core/log.h"
 #include "core/queue/destination.h"
 #include "core/queue/jobs.h"
+#include "core/queue/suspensions.h"
 #include "core/spool/committer.h"
 #include "core/spool/store.h"
 #include "dns/resolver.h"
@@ -44,6 +45,7 @@ struct worker_parts {
     struct health *health;
     struct destination_table *destinations;
     struct jobs *jobs;
+    struct suspensions *suspensions; /* NULL where nothing is ever suspended */
     struct log *log;
     struct events *events;       /* NULL where no webhook is configured */
     struct chronicle *chronicle; /* NULL where nobody looks (chronicle.h) */

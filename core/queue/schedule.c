@@ -21,6 +21,7 @@ struct schedule {
     struct schedule_policy policy;
     struct jobs *jobs;
     struct destination_table *destinations;
+    struct suspensions *suspensions;
     void (*on_pushed)(void *context, unsigned count);
     void *context;
     struct random random;
@@ -48,6 +49,7 @@ struct schedule *schedule_create(const struct schedule_options *options, uint64_
     s->policy = options->policy;
     s->jobs = options->jobs;
     s->destinations = options->destinations;
+    s->suspensions = options->suspensions;
     s->on_pushed = options->on_pushed;
     s->context = options->context;
     s->mono_ms = mono_ms;
@@ -151,6 +153,11 @@ static bool is_held(const struct delivery *d)
     return (d->flags & DELIVERY_HELD) != 0;
 }
 
+static bool is_suspended(const struct schedule *s, const struct delivery *d)
+{
+    return suspensions_hold(s->suspensions, d->domain->name);
+}
+
 static void make_ready(struct schedule *s, struct delivery *d)
 {
     ASSERT(d->place == PLACE_WAITING);
@@ -162,7 +169,9 @@ static void make_ready(struct schedule *s, struct delivery *d)
 /* For its next attempt or its age limit, whichever is first. */
 static void arm(struct schedule *s, struct delivery *d)
 {
-    uint64_t due = d->due_mono_ms < expiry_of(s, d) ? d->due_mono_ms : expiry_of(s, d);
+    uint64_t due = expiry_of(s, d);
+    if (d->due_mono_ms < due && !is_suspended(s, d))
+        due = d->due_mono_ms;
     if (due <= s->mono_ms)
         make_ready(s, d);
     else
@@ -208,10 +217,14 @@ static unsigned push_ready(struct schedule *s, struct link *ready)
     while (!list_empty(ready)) {
         struct delivery *d = CONTAINER_OF(ready->next, struct delivery, shared.queue_link);
         list_remove(&d->shared.queue_link);
-        d->place = PLACE_OUT;
         if (s->mono_ms >= expiry_of(s, d))
             d->flags |= DELIVERY_EXPIRED;
         bool marked = (d->flags & (DELIVERY_EXPIRED | DELIVERY_OPERATOR_BOUNCE)) != 0;
+        if (!marked && is_suspended(s, d)) { /* since it became due */
+            arm(s, d);
+            continue;
+        }
+        d->place = PLACE_OUT;
         if (!marked)
             timer_arm(&s->wheel, &d->timer, expiry_of(s, d));
         if (!jobs_push(s->jobs, d)) {
@@ -581,6 +594,10 @@ static bool edit_waiting(struct schedule *s, struct delivery *d, enum commit_edi
         d->flags = (uint8_t)((d->flags & ~DELIVERY_HELD) | DELIVERY_OPERATOR_BOUNCE);
         make_ready(s, d);
         return false; /* its outcome will be the change */
+    case EDIT_SUSPENSION:
+        if (!is_held(d) && (d->flags & DELIVERY_OPERATOR_BOUNCE) == 0)
+            arm(s, d);
+        return false; /* it stands elsewhere */
     }
     ASSERT(false);
 }
@@ -597,7 +614,8 @@ static void edit_out(struct delivery *d, enum commit_edit edit)
     case EDIT_RELEASE:
         d->wanted = 0;
         return;
-    case EDIT_RETRY: /* it is being tried */
+    case EDIT_RETRY:      /* it is being tried */
+    case EDIT_SUSPENSION: /* or told as it comes to a destination */
         return;
     }
 }
@@ -614,7 +632,9 @@ static uint64_t edit_message(struct schedule *s, struct message *m, const struct
         if (!matches(d, op))
             continue;
         matched += d->recipient_count;
-        bool take_back = d->place == PLACE_OUT && (edit == EDIT_HOLD || edit == EDIT_BOUNCE);
+        bool unwanted = edit == EDIT_HOLD || edit == EDIT_BOUNCE ||
+                        (edit == EDIT_SUSPENSION && is_suspended(s, d));
+        bool take_back = d->place == PLACE_OUT && unwanted;
         if (take_back && destination_withdraw(s->destinations, d)) {
             d->place = PLACE_WAITING;
             timer_disarm(&s->wheel, &d->timer);

@@ -14,6 +14,10 @@
  * sits in a destination's queue is withdrawn from there first (destination.h); one that a session
  * carries is left to its session and looked at again a minute later.
  *
+ * What is suspended (suspensions.h) is due at its age limit only, whatever its next attempt is; a change
+ * is told by an edit, EDIT_SUSPENSION, which takes back from the destinations what waits there, or makes
+ * due what was due meanwhile.
+ *
  * Ring full: what is due waits in order on the schedule's own list and is pushed as workers make
  * room (schedule_run, at the latest 10 ms later). Nothing is dropped and nothing blocks. */
 #ifndef ONWARD_CORE_QUEUE_SCHEDULE_H
@@ -22,6 +26,7 @@
 #include "core/queue/delivery.h"
 #include "core/queue/destination.h"
 #include "core/queue/jobs.h"
+#include "core/queue/suspensions.h"
 #include "core/spool/committer.h"
 #include "core/spool/envelope.h"
 #include "core/spool/store.h"
@@ -45,6 +50,7 @@ struct schedule_options {
     struct schedule_policy policy;
     struct jobs *jobs;                                /* where what is due goes */
     struct destination_table *destinations;           /* where deliveries that are out may wait */
+    struct suspensions *suspensions;                  /* or NULL: nothing ever is */
     void (*on_pushed)(void *context, unsigned count); /* wake workers: jobs are in the ring */
     void *context;
     uint64_t random_seed;

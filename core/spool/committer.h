@@ -58,7 +58,13 @@ struct outcome_recipient {
     const struct reply *reply;
 };
 
-enum commit_edit { EDIT_HOLD, EDIT_RELEASE, EDIT_RETRY, EDIT_BOUNCE };
+enum commit_edit {
+    EDIT_HOLD,
+    EDIT_RELEASE,
+    EDIT_RETRY,
+    EDIT_BOUNCE,
+    EDIT_SUSPENSION, /* the suspensions of what matches have changed (queue/suspensions.h) */
+};
 
 /* Something to make durable. Owned by the committer from committer_submit until on_done, with all
  * it borrows. */

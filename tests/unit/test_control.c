@@ -31,6 +31,7 @@ struct world {
     struct committer *committer;
     struct health *health;
     struct resolver *resolver;
+    struct suspensions *suspensions;
     struct control *control;
 };
 
@@ -83,10 +84,14 @@ static void start_parts(struct world *w, struct error *error)
     w->jobs = jobs_create(1024);
     w->destinations = destination_table_create();
     w->health = health_create(&health);
+    char path[96];
+    (void)snprintf(path, sizeof path, "%s/suspended", w->path);
+    w->suspensions = suspensions_load(path, clock_mono_ms(), clock_wall_ms(), error);
     struct schedule_options schedule = {
         .policy = {.retry_first_ms = HOUR, .retry_max_ms = HOUR, .age_limit_ms = HOUR},
         .jobs = w->jobs,
         .destinations = w->destinations,
+        .suspensions = w->suspensions,
         .on_pushed = on_pushed,
         .random_seed = 1};
     w->schedule = schedule_create(&schedule, clock_mono_ms(), clock_wall_ms());
@@ -114,7 +119,8 @@ static int set_up(void **state)
                                       .committer = w->committer,
                                       .health = w->health,
                                       .resolver = w->resolver,
-                                      .destinations = w->destinations};
+                                      .destinations = w->destinations,
+                                      .suspensions = w->suspensions};
     w->control = control_start(&control, &error);
     if (w->control == NULL || w->committer == NULL || w->resolver == NULL)
         fail_msg("%s", error.text);
@@ -136,6 +142,7 @@ static int tear_down(void **state)
     destination_table_destroy(&w->destinations);
     jobs_destroy(&w->jobs);
     health_destroy(&w->health);
+    suspensions_destroy(&w->suspensions);
     store_close(&w->store);
     remove_spool(w->path);
     free(w);
@@ -326,6 +333,22 @@ static void every_request_with_a_wrong_member_has_an_error_and_changes_nothing(v
         "{\"op\":\"route\",\"domain\":\"\"}",
         "{\"op\":\"route\",\"domain\":\"a b\"}",
         "{\"op\":\"route\",\"domain\":\"x.example\",\"fresh\":\"no\"}",
+        "{\"op\":\"suspend\"}",
+        "{\"op\":\"suspend\",\"domain\":\"\"}",
+        "{\"op\":\"suspend\",\"domain\":\"a b\"}",
+        "{\"op\":\"suspend\",\"all\":false}",
+        "{\"op\":\"suspend\",\"all\":true,\"domain\":\"x.example\"}",
+        "{\"op\":\"suspend\",\"domain\":\"x.example\",\"for_ms\":0}",
+        "{\"op\":\"suspend\",\"domain\":\"x.example\",\"for_ms\":-5}",
+        "{\"op\":\"suspend\",\"domain\":\"x.example\",\"for_ms\":9223372036854775807}",
+        "{\"op\":\"suspend\",\"domain\":\"x.example\",\"for_ms\":\"2h\"}",
+        "{\"op\":\"suspend\",\"domain\":\"x.example\",\"reason\":\"two\\nlines\"}",
+        "{\"op\":\"suspend\",\"domain\":\"x.example\",\"reason\":7}",
+        "{\"op\":\"suspend\",\"domain\":\"x.example\",\"id\":\"0000000000000001\"}",
+        "{\"op\":\"resume\"}",
+        "{\"op\":\"resume\",\"all\":true}",
+        "{\"op\":\"resume\",\"domain\":\"x.example\"}",
+        "{\"op\":\"suspend.list\",\"domain\":\"x.example\"}",
     };
     int fd = connect_client();
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
@@ -399,6 +422,38 @@ static void edits_touch_what_they_name(void **state)
         assert_int_equal(json_integer_value(json_object_get(answer, "matched")), table[i].matched);
         json_decref(answer);
     }
+    (void)close(fd);
+}
+
+static void a_suspension_is_shown_and_ends_by_hand_or_by_its_time(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *request;
+        json_int_t matched;
+    } table[] = {
+        {"{\"op\":\"suspend\",\"domain\":\"X.Example\",\"reason\":\"asked to\"}", 2},
+        {"{\"op\":\"suspend\",\"all\":true,\"for_ms\":3600000}", 3},
+        {"{\"op\":\"resume\",\"all\":true}", 3},
+        {"{\"op\":\"suspend\",\"domain\":\"y.example\",\"for_ms\":1}", 1},
+    };
+    int fd = connect_client();
+    unsigned others = 0;
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        json_t *answer = ask(fd, table[i].request, &others);
+        assert_null(json_object_get(answer, "error"));
+        assert_int_equal(json_integer_value(json_object_get(answer, "matched")), table[i].matched);
+        json_decref(answer);
+    }
+    while (suspensions_hold(world->suspensions, "y.example")) /* its time is up at once */
+        (void)usleep(1000);
+    assert_int_equal(count_listed(fd, "{\"op\":\"queue.list\",\"state\":\"suspended\"}"), 2);
+    assert_int_equal(count_listed(fd, "{\"op\":\"queue.list\",\"state\":\"active\"}"), 1);
+    json_decref(ask(fd, "{\"op\":\"suspend.list\"}", &others));
+    assert_int_equal(others, 1);
+    assert_refused(fd, "{\"op\":\"resume\",\"domain\":\"y.example\"}");
+    json_decref(ask(fd, "{\"op\":\"resume\",\"domain\":\"x.example\"}", &others));
+    assert_int_equal(suspensions_count(world->suspensions), 0);
     (void)close(fd);
 }
 
@@ -548,6 +603,7 @@ int main(void)
         cmocka_unit_test(a_line_with_a_nul_has_an_error_and_the_next_line_its_answer),
         cmocka_unit_test(lists_are_filtered_and_go_on_where_they_stopped),
         cmocka_unit_test(edits_touch_what_they_name),
+        cmocka_unit_test(a_suspension_is_shown_and_ends_by_hand_or_by_its_time),
         cmocka_unit_test(a_message_is_shown_with_its_content_where_it_is_asked_for),
         cmocka_unit_test(hosts_are_demoted_and_forgotten_by_hand),
         cmocka_unit_test(requests_that_come_together_are_answered_in_order),

@@ -18,6 +18,8 @@ struct world {
     struct jobs *jobs;
     struct priority_turn turn;
     struct destination_table *destinations;
+    struct suspensions *suspensions; /* or NULL */
+    char folder[64];                 /* of their file */
     uint64_t now;
     unsigned pushed;
 };
@@ -27,9 +29,16 @@ static void on_pushed(void *context, unsigned count)
     ((struct world *)context)->pushed += count;
 }
 
-static struct world *create(unsigned ring_slots)
+static struct world *create_with(unsigned ring_slots, bool suspensions)
 {
     struct world *w = calloc(1, sizeof *w);
+    char path[96];
+    if (suspensions) {
+        make_spool_path(w->folder);
+        (void)snprintf(path, sizeof path, "%s/suspended", w->folder);
+        w->suspensions = suspensions_load(path, 0, WALL, NULL);
+        assert_non_null(w->suspensions);
+    }
     w->jobs = jobs_create(ring_slots);
     w->destinations = destination_table_create();
     struct schedule_options options = {.policy = {.retry_first_ms = 5 * MINUTE,
@@ -38,11 +47,17 @@ static struct world *create(unsigned ring_slots)
                                                   .jitter_percent = 0},
                                        .jobs = w->jobs,
                                        .destinations = w->destinations,
+                                       .suspensions = w->suspensions,
                                        .on_pushed = on_pushed,
                                        .context = w,
                                        .random_seed = 1};
     w->schedule = schedule_create(&options, 0, WALL);
     return w;
+}
+
+static struct world *create(unsigned ring_slots)
+{
+    return create_with(ring_slots, false);
 }
 
 static void destroy(struct world *w)
@@ -52,6 +67,9 @@ static void destroy(struct world *w)
     schedule_destroy(&w->schedule);
     destination_table_destroy(&w->destinations);
     jobs_destroy(&w->jobs);
+    if (w->suspensions != NULL)
+        remove_spool(w->folder);
+    suspensions_destroy(&w->suspensions);
     free(w);
 }
 
@@ -457,6 +475,184 @@ static void held_mail_is_not_released(void **state)
     destroy(w);
 }
 
+/* ---- suspensions ---- */
+
+/* As the control does it; "" is all. Returns how many recipients the edit went by. */
+static uint64_t suspend(struct world *w, const char *domain)
+{
+    struct suspension s = {.since_wall_ms = WALL};
+    assert_true(slice_to_cstr(slice_str(domain), s.domain, sizeof s.domain));
+    assert_true(suspensions_set(w->suspensions, &s, w->now, WALL, NULL));
+    uint64_t matched = edit(w, EDIT_SUSPENSION, 0, domain);
+    assert_int_equal(touched, 0);
+    return matched;
+}
+
+static uint64_t resume(struct world *w, const char *domain)
+{
+    assert_true(suspensions_clear(w->suspensions, domain, w->now, WALL, NULL));
+    return edit(w, EDIT_SUSPENSION, 0, domain);
+}
+
+static void suspended_mail_waits_whenever_it_came_and_goes_when_it_is_resumed(void **state)
+{
+    (void)state;
+    struct world *w = create_with(64, true);
+    add(w, 1, TO("a@x.example", "b@y.example"));
+    assert_int_equal(suspend(w, "x.example"), 1);
+    add(w, 2, TO("c@x.example"));
+    (void)run(w, 0);
+    struct delivery *y = jobs_take(w->jobs, &w->turn);
+    assert_string_equal(y->domain->name, "y.example");
+    assert_null(jobs_take(w->jobs, &w->turn));
+    (void)run(w, 4ull * DAY);
+    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_int_equal(resume(w, "x.example"), 2);
+    (void)run(w, 4ull * DAY);
+    assert_int_equal(jobs_take(w->jobs, &w->turn)->message->id, 1);
+    assert_int_equal(jobs_take(w->jobs, &w->turn)->message->id, 2);
+    destroy(w);
+}
+
+static void what_is_not_due_when_it_is_resumed_waits_for_its_time(void **state)
+{
+    (void)state;
+    struct world *w = create_with(64, true);
+    add(w, 1, TO("a@x.example"));
+    (void)run(w, 0);
+    (void)end(w, jobs_take(w->jobs, &w->turn), "F");
+    (void)suspend(w, "");
+    (void)run(w, MINUTE);
+    (void)resume(w, "");
+    (void)run(w, 5 * MINUTE - 1);
+    assert_null(jobs_take(w->jobs, &w->turn));
+    (void)run(w, 5 * MINUTE);
+    assert_non_null(jobs_take(w->jobs, &w->turn));
+    destroy(w);
+}
+
+static void a_domain_that_is_suspended_by_itself_stays_so_when_all_is_resumed(void **state)
+{
+    (void)state;
+    struct world *w = create_with(64, true);
+    add(w, 1, TO("a@x.example", "b@y.example"));
+    (void)suspend(w, "x.example");
+    (void)suspend(w, "");
+    (void)run(w, 0);
+    assert_null(jobs_take(w->jobs, &w->turn));
+    (void)resume(w, "");
+    (void)run(w, 1);
+    assert_string_equal(jobs_take(w->jobs, &w->turn)->domain->name, "y.example");
+    assert_null(jobs_take(w->jobs, &w->turn));
+    destroy(w);
+}
+
+static void the_age_limit_and_the_operators_bounce_hold_for_suspended_mail(void **state)
+{
+    (void)state;
+    struct world *w = create_with(64, true);
+    add(w, 1, TO("a@x.example"));
+    add(w, 2, TO("b@x.example"));
+    (void)suspend(w, "x.example");
+    assert_int_equal(edit(w, EDIT_RETRY, 0, "x.example"), 2);
+    (void)run(w, 1);
+    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_int_equal(edit(w, EDIT_BOUNCE, 2, ""), 1);
+    (void)run(w, 2);
+    struct delivery *d = jobs_take(w->jobs, &w->turn);
+    assert_int_equal(d->message->id, 2);
+    assert_true((d->flags & DELIVERY_OPERATOR_BOUNCE) != 0);
+    (void)run(w, 5ull * DAY);
+    d = jobs_take(w->jobs, &w->turn);
+    assert_int_equal(d->message->id, 1);
+    assert_true((d->flags & DELIVERY_EXPIRED) != 0);
+    destroy(w);
+}
+
+static void a_suspension_takes_mail_back_from_its_destination(void **state)
+{
+    (void)state;
+    struct world *w = create_with(64, true);
+    struct idle_lane *idle;
+    add(w, 1, TO("a@x.example"));
+    add(w, 2, TO("b@y.example")); /* of the same provider */
+    (void)run(w, 0);
+    struct destination *both = destination_acquire(w->destinations, SLICE_LIT("mx"));
+    (void)destination_enqueue(both, jobs_take(w->jobs, &w->turn), 0, 20, &idle);
+    (void)destination_enqueue(both, jobs_take(w->jobs, &w->turn), 0, 20, &idle);
+    assert_int_equal(suspend(w, "x.example"), 1);
+    assert_int_equal(destination_figures(both).queued, 1);
+    (void)run(w, HOUR);
+    assert_null(jobs_take(w->jobs, &w->turn));
+    (void)resume(w, "x.example");
+    (void)run(w, HOUR);
+    assert_int_equal(jobs_take(w->jobs, &w->turn)->message->id, 1);
+    struct link rest;
+    list_init(&rest);
+    (void)destination_take_all(both, &rest);
+    while (list_pop_front(&rest) != NULL)
+        continue;
+    for (int lane = 0; lane < 2; lane++)
+        (void)destination_lane_end(both, true);
+    destination_release(&both);
+    destroy(w);
+}
+
+static void what_was_due_before_a_suspension_and_found_no_room_waits(void **state)
+{
+    (void)state;
+    struct world *w = create_with(4, true);
+    for (uint64_t id = 1; id <= 20; id++)
+        add(w, id, TO("a@x.example"));
+    (void)run(w, 0); /* some are in the ring, the rest stands in line for it */
+    uint64_t out = w->pushed;
+    assert_true(out < 20);
+    (void)suspend(w, "x.example");
+    while (jobs_take(w->jobs, &w->turn) != NULL)
+        out--;
+    assert_int_equal(out, 0);
+    (void)run(w, 1);
+    assert_null(jobs_take(w->jobs, &w->turn));
+    (void)resume(w, "x.example");
+    (void)run(w, 2);
+    assert_non_null(jobs_take(w->jobs, &w->turn));
+    destroy(w);
+}
+
+static void held_mail_stays_held_through_a_suspension(void **state)
+{
+    (void)state;
+    struct world *w = create_with(64, true);
+    add(w, 1, TO("a@x.example"));
+    assert_int_equal(edit(w, EDIT_HOLD, 1, ""), 1);
+    (void)suspend(w, "x.example");
+    assert_int_equal(edit(w, EDIT_RELEASE, 1, ""), 1);
+    (void)run(w, 1);
+    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_int_equal(edit(w, EDIT_HOLD, 1, ""), 1);
+    (void)resume(w, "x.example");
+    (void)run(w, 2);
+    assert_null(jobs_take(w->jobs, &w->turn));
+    destroy(w);
+}
+
+static void what_is_stranded_is_not_released_to_a_suspended_domain(void **state)
+{
+    (void)state;
+    struct world *w = create_with(64, true);
+    add(w, 1, TO("a@x.example"));
+    (void)run(w, 0);
+    (void)end_stranded(w, jobs_take(w->jobs, &w->turn), "F", MARK_A, 0);
+    (void)suspend(w, "x.example");
+    schedule_release(w->schedule, MARK_A);
+    (void)run(w, MINUTE);
+    assert_null(jobs_take(w->jobs, &w->turn));
+    (void)resume(w, "x.example");
+    (void)run(w, MINUTE);
+    assert_non_null(jobs_take(w->jobs, &w->turn)); /* its exchange is back */
+    destroy(w);
+}
+
 static void a_restart_takes_up_where_it_stopped(void **state)
 {
     (void)state;
@@ -646,6 +842,14 @@ int main(void)
         cmocka_unit_test(a_release_never_puts_off_and_goes_a_few_each_millisecond),
         cmocka_unit_test(one_delivery_is_due_when_its_exchange_may_be_probed),
         cmocka_unit_test(held_mail_is_not_released),
+        cmocka_unit_test(suspended_mail_waits_whenever_it_came_and_goes_when_it_is_resumed),
+        cmocka_unit_test(what_is_not_due_when_it_is_resumed_waits_for_its_time),
+        cmocka_unit_test(a_domain_that_is_suspended_by_itself_stays_so_when_all_is_resumed),
+        cmocka_unit_test(the_age_limit_and_the_operators_bounce_hold_for_suspended_mail),
+        cmocka_unit_test(a_suspension_takes_mail_back_from_its_destination),
+        cmocka_unit_test(what_was_due_before_a_suspension_and_found_no_room_waits),
+        cmocka_unit_test(held_mail_stays_held_through_a_suspension),
+        cmocka_unit_test(what_is_stranded_is_not_released_to_a_suspended_domain),
         cmocka_unit_test(a_restart_takes_up_where_it_stopped),
         cmocka_unit_test(a_wall_clock_that_is_set_moves_no_retry_and_no_age_limit),
         cmocka_unit_test(a_clock_that_was_set_between_two_processes_loses_no_retry),

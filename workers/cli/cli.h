@@ -21,6 +21,8 @@ int cmd_serve(int argc, char **argv);
 int cmd_check_config(int argc, char **argv);
 int cmd_send(int argc, char **argv);
 int cmd_queue(int argc, char **argv);
+int cmd_suspend(int argc, char **argv);
+int cmd_resume(int argc, char **argv);
 int cmd_health(int argc, char **argv);
 int cmd_route(int argc, char **argv);
 int cmd_trace(int argc, char **argv);

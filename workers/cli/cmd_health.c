@@ -144,6 +144,8 @@ static void print_route_end(const json_t *last)
                      json_is_true(json_object_get(last, "own_host_cut"))
                          ? "; this relay itself was cut from it"
                          : "");
+    if (json_is_true(json_object_get(last, "suspended")))
+        (void)printf("Deliveries there are suspended; `onward suspend list` shows why.\n");
 }
 
 int cmd_route(int argc, char **argv)

@@ -73,7 +73,7 @@ static int list(const struct cli_options *options, int argc, char **argv)
             i++;
         else
             return cli_fail(EX_USAGE, "usage: onward queue list [--domain D] [--state "
-                                      "active|deferred|held] [--older 1h]");
+                                      "active|deferred|suspended|held] [--older 1h]");
     }
     struct listing l = {.table = options->json ? NULL : table_create(headings)};
     int status;

@@ -15,7 +15,7 @@ enum {
     LINES_MAX_COUNT = 200,
     PLAIN_ROWS = 60,
     PLAIN_COLUMNS = 120,
-    HEAD_ROWS = 4,
+    SUSPENSIONS_SHOWN = 3,
     SECTION_ROWS = 2, /* its heading and a blank line */
     REFRESH_MS = 2000,
     PLAIN_WAIT_US = 1000000, /* between the two looks that make a rate */
@@ -124,6 +124,26 @@ static void add_head(struct top *t)
         (long long)number(ages, "1d"), (long long)number(ages, "older"));
 }
 
+/* ---- suspensions ---- */
+
+static void add_suspensions(struct top *t)
+{
+    const json_t *list = json_object_get(t->view, "suspended");
+    size_t count = json_array_size(list);
+    for (size_t i = 0; i < count && i < SUSPENSIONS_SHOWN; i++) {
+        const json_t *s = json_array_get(list, i);
+        char since[40], left[40] = "until resumed";
+        cli_time(since, sizeof since, "since ", number(s, "since_ms"), "");
+        if (json_object_get(s, "left_ms") != NULL)
+            cli_time(left, sizeof left, "for another ", number(s, "left_ms"), "");
+        bool all = json_is_true(json_object_get(s, "all"));
+        add(&t->sheet, true, "SUSPENDED %s, %s, %s%s%s", all ? "all mail" : cli_text(s, "domain"),
+            since, left, cli_text(s, "reason")[0] != '\0' ? ": " : "", cli_text(s, "reason"));
+    }
+    if (count > SUSPENSIONS_SHOWN)
+        add(&t->sheet, true, "SUSPENDED %zu more; onward suspend list", count - SUSPENSIONS_SHOWN);
+}
+
 /* ---- exchanges ---- */
 
 static const char *name_of(const json_t *exchange)
@@ -200,8 +220,9 @@ static void add_domains(struct top *t, int rows)
         const json_t *d = json_array_get(list, i);
         char oldest[40];
         cli_time(oldest, sizeof oldest, "", number(d, "oldest_ms"), "");
-        add(&t->sheet, false, "%-40.40s %12lld %12lld %10s", cli_text(d, "domain"),
-            (long long)number(d, "recipients"), (long long)number(d, "deferred"), oldest);
+        add(&t->sheet, false, "%-40.40s %12lld %12lld %10s%s", cli_text(d, "domain"),
+            (long long)number(d, "recipients"), (long long)number(d, "deferred"), oldest,
+            json_is_true(json_object_get(d, "suspended")) ? " suspended" : "");
     }
 }
 
@@ -235,7 +256,8 @@ static void compose(struct top *t, int rows, int columns)
     t->sheet.rows = rows;
     t->sheet.columns = columns;
     add_head(t);
-    int room = rows - HEAD_ROWS - 3 * SECTION_ROWS;
+    add_suspensions(t);
+    int room = rows - t->sheet.count - 3 * SECTION_ROWS;
     int domains = (int)json_array_size(part(t->view, "queue", "domains"));
     int failures = (int)json_array_size(json_object_get(t->view, "failures"));
     domains = domains < room / 4 ? domains : room / 4;

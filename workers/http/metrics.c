@@ -176,6 +176,15 @@ static void put_spool(struct buf *out, const struct worker_parts *parts)
           jobs_length(parts->jobs));
 }
 
+static void put_suspensions(struct buf *out, const struct worker_parts *parts)
+{
+    struct suspension all;
+    bool everything = suspensions_find(parts->suspensions, "", &all);
+    gauge(out, "suspended_domains", "Domains whose deliveries an operator has suspended.",
+          suspensions_count(parts->suspensions) - everything);
+    gauge(out, "suspended_all", "1 where deliveries to all domains are suspended.", everything);
+}
+
 static void put_dns(struct buf *out, const struct worker_parts *parts)
 {
     struct resolver_figures d = resolver_figures(parts->resolver);
@@ -281,6 +290,7 @@ void http_serve_metrics(struct http_request *r)
         put_workers(&out, r->parts);
         put_times(&out, r->parts);
         put_spool(&out, r->parts);
+        put_suspensions(&out, r->parts);
         put_intake(&out, r->parts);
         put_dns(&out, r->parts);
         put_health(&out, r->parts);

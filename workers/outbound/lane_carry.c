@@ -93,6 +93,25 @@ static bool is_worn_out(const struct lane *l, const struct session *s)
            l->worker->now_ms - s->opened_ms >= c->delivery.connection_lifetime_ms;
 }
 
+/* What was suspended while it was neither with the schedule nor in a queue waits for its next attempt. */
+static void defer_suspended(struct worker *w, struct link *list)
+{
+    struct link suspended;
+    if (suspensions_count(w->parts->suspensions) == 0)
+        return;
+    list_init(&suspended);
+    for (struct link *l = list->next, *next; l != list; l = next) {
+        const struct delivery *d = CONTAINER_OF(l, struct delivery, shared.queue_link);
+        next = l->next;
+        if (!suspensions_hold(w->parts->suspensions, d->domain->name))
+            continue;
+        list_remove(l);
+        list_push_back(&suspended, l);
+    }
+    struct reply reply = reply_local(LOCAL_SUSPENDED);
+    outcome_of_list(w, &suspended, &reply, true);
+}
+
 /* The next message of the queue, bound; NULL: there is none. */
 static struct flight *take_from_queue(struct lane *l)
 {
@@ -101,6 +120,9 @@ static struct flight *take_from_queue(struct lane *l)
     while (destination_take(l->destination, l->worker->config->delivery.recipients_per_transaction,
                             &list) > 0) {
         bool damaged = false;
+        defer_suspended(l->worker, &list);
+        if (list_empty(&list))
+            continue;
         struct flight *f = flight_create(&list, l->worker->reader, l->worker->now_ms, &damaged);
         if (f != NULL)
             return f;

@@ -79,6 +79,11 @@ static void queue_by_route(struct outbound *o, struct delivery *d, const struct 
         end_one(w, d, &route->failure);
         return;
     }
+    if (suspensions_hold(w->parts->suspensions, d->domain->name)) { /* since it became due */
+        struct reply reply = reply_local(LOCAL_SUSPENDED);
+        end_one(w, d, &reply);
+        return;
+    }
     struct destination *destination =
         destination_acquire(w->parts->destinations, slice_str(route->destination_key));
     if (destination == NULL) {

@@ -4,15 +4,15 @@ _onward()
 {
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} words
     if [ "$COMP_CWORD" -eq 1 ]; then
-        words='serve check-config send queue health route trace status top help --version'
+        words='serve check-config send queue suspend resume health route trace status top help --version'
     else
         case $before in
         -c | --config | --message)
             mapfile -t COMPREPLY < <(compgen -f -- "$word")
             return
             ;;
-        --state) words='active deferred held' ;;
-        --domain | --older | --for | --from | --server) words='' ;;
+        --state) words='active deferred suspended held' ;;
+        --domain | --older | --for | --reason | --from | --server) words='' ;;
         *) words=$(_onward_arguments "${COMP_WORDS[1]}" "${COMP_WORDS[2]}") ;;
         esac
         if [ "${COMP_WORDS[1]}" = check-config ] && [ "$COMP_CWORD" -eq 2 ]; then
@@ -34,6 +34,9 @@ _onward_arguments()
     'health demote') echo --for --json --config ;;
     queue\ *) echo list show retry hold release bounce --json --config ;;
     health\ *) echo list demote clear --json --config ;;
+    'suspend list') echo --json --config ;;
+    suspend\ *) echo list --all --for --reason --json --config ;;
+    resume\ *) echo --all --json --config ;;
     route\ *) echo --fresh --json --config ;;
     trace\ *) echo --probe --from --message --json --config ;;
     send\ *) echo -f -F -t -i -N -R -V -B --server --config ;;
