@@ -44,10 +44,11 @@ static void on_pushed(void *context, unsigned count)
 static void on_spool_failed(void *context, const char *what)
 {
     struct engine *e = context;
-    (void)fprintf(stderr,
-                  "onward: the spool cannot be written: %s; taking no more mail and stopping. What "
-                  "got its 250 is in the spool: mend the disk and start again\n",
-                  what);
+    (void)fprintf(
+        stderr,
+        "onward: %s. No more mail is taken and the relay stops; what got its 250 is in the "
+        "spool\n",
+        what);
     log_note(e->parts.log, "fatal", what);
     intake_fail(e->parts.intake);
     atomic_store(&e->failed, true);

@@ -12,6 +12,8 @@
 enum {
     BATCH_OPS_MAX = 2048,
     BATCH_BYTES_MAX = 32 << 20, /* content in one transaction: bounds its memory and its time */
+    TIGHT_OPS_MAX = 128, /* where there is no room for new mail: what the store's reserve holds */
+    TIGHT_BYTES_MAX = 4 << 20,
     FORGET_MARKS_MAX = 1000,
     NAP_US = 1000,
     NAPS_MAX = 4,
@@ -25,12 +27,11 @@ enum {
     LOAD_MS = 5, /* of taking in the store's queue, before other work has its turn */
 };
 
-static const char WRITE_FAILED[] = "a write or sync failed";
-
 /* Ops that share a transaction. */
 struct batch {
     struct commit_op *ops[BATCH_OPS_MAX];
     unsigned count;
+    uint64_t bytes; /* of content and envelopes */
 };
 
 struct committer {
@@ -122,20 +123,29 @@ static void answer(struct committer *c, struct commit_op *op)
 
 static uint64_t bytes_of(const struct commit_op *op)
 {
-    return op->kind == COMMIT_MESSAGE || op->kind == COMMIT_CHUNK
-               ? op->u.message.chunk.len + op->u.message.envelope.len
-               : 0;
+    const struct commit_message *m = NULL;
+    if (op->kind == COMMIT_MESSAGE || op->kind == COMMIT_CHUNK)
+        m = &op->u.message;
+    else if (op->kind == COMMIT_OUTCOME)
+        m = op->u.outcome.generated;
+    uint64_t bytes = 0;
+    for (; m != NULL; m = m->next)
+        bytes += m->chunk.len + m->envelope.len;
+    return bytes;
 }
 
 static void gather(struct committer *c, struct batch *b)
 {
-    uint64_t bytes = 0;
+    bool tight = !store_has_room(c->options.store);
+    unsigned ops_max = tight ? TIGHT_OPS_MAX : BATCH_OPS_MAX;
+    uint64_t bytes_max = tight ? TIGHT_BYTES_MAX : BATCH_BYTES_MAX;
     b->count = 0;
-    while (c->arrived_first != NULL && b->count < BATCH_OPS_MAX && bytes < BATCH_BYTES_MAX) {
+    b->bytes = 0;
+    while (c->arrived_first != NULL && b->count < ops_max && b->bytes < bytes_max) {
         struct commit_op *op = pop_op(&c->arrived_first, &c->arrived_last);
         c->arrived--;
         c->arrived_content -= brings_content(op);
-        bytes += bytes_of(op);
+        b->bytes += bytes_of(op);
         op->status = STORE_OK;
         b->ops[b->count++] = op;
     }
@@ -272,7 +282,8 @@ static unsigned refuse_content(struct batch *b)
 static enum store_status commit_batch(struct committer *c, struct batch *b)
 {
     const struct timespec pause = {.tv_nsec = NO_ROOM_WAIT_MS * 1000000L};
-    if (!store_has_room(c->options.store) || c->missed_count > 0)
+    struct store *store = c->options.store;
+    if (!store_has_room(store) || !store_reserve(store, b->bytes) || c->missed_count > 0)
         (void)refuse_content(b);
     enum store_status status = write_batch(c, b);
     for (int tries = 0; status == STORE_NO_ROOM && tries < NO_ROOM_TRIES; tries++) {
@@ -338,6 +349,13 @@ static void fail(struct committer *c, const char *what)
     c->options.on_fatal(c->options.context, what);
 }
 
+static void fail_writing(struct committer *c)
+{
+    struct error error;
+    store_explain(c->options.store, &error);
+    fail(c, error.text);
+}
+
 static void publish_lengths(struct committer *c)
 {
     const struct schedule *s = c->options.schedule;
@@ -356,7 +374,7 @@ static void run_batch(struct committer *c, struct batch *b)
             schedule_plan_outcome(c->options.schedule, b->ops[i]);
     uint64_t began_us = clock_mono_us();
     if (!c->failed && commit_batch(c, b) != STORE_OK)
-        fail(c, WRITE_FAILED);
+        fail_writing(c);
     if (!c->failed) {
         add_figure(&c->shared.commits, 1);
         histogram_note(&c->shared.commit_times, clock_mono_us() - began_us, 1);
@@ -393,7 +411,7 @@ static void edit_some(struct committer *c)
     bool done = false;
     enum store_status status = c->failed ? STORE_FAILED : edit_part(c, op, &done);
     if (status == STORE_FAILED && !c->failed)
-        fail(c, WRITE_FAILED);
+        fail_writing(c);
     if (!done && status == STORE_OK)
         return;
     op->status = status;
@@ -415,7 +433,7 @@ static void load_some(struct committer *c)
     uint64_t until = clock_mono_ms() + LOAD_MS;
     struct slice record;
     if (!store_read_begin(c->reader)) {
-        fail(c, "its queue cannot be read");
+        fail(c, "the spool's queue cannot be read");
         return;
     }
     do {

@@ -117,7 +117,8 @@ struct committer_options {
     /* How many may be about to send a message: a commit waits a moment for some of them. NULL: for
      * nobody. */
     const atomic_uint *submitters;
-    /* Called on the committer thread when writing failed for good. Must not block. */
+    /* Called on the committer thread when writing failed for good; `what` says what, where, and what
+     * to do. Must not block. */
     void (*on_fatal)(void *context, const char *what);
     /* A stored message that cannot be read: left in place, never tried. Called by committer_start, and
      * on the committer thread. */

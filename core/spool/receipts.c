@@ -53,7 +53,7 @@ enum store_status store_put_receipt(struct store *s, const struct receipt *r)
     time_key(&k, r->made_wall_ms, r->key);
     if (rc == 0)
         rc = mdb_put(s->txn, s->receipts, &k.val, &nothing, 0);
-    return store_status_of(rc);
+    return store_judge(s, rc);
 }
 
 enum store_status store_put_mark(struct store *s, const struct receipt_mark *m, uint64_t id)
@@ -63,7 +63,7 @@ enum store_status store_put_mark(struct store *s, const struct receipt_mark *m, 
     bytes_put_u64(bytes, id);
     MDB_val value = {sizeof bytes, bytes};
     mark_key(&k, m->key, m->recipient);
-    return store_status_of(mdb_put(s->txn, s->receipts, &k.val, &value, 0));
+    return store_judge(s, mdb_put(s->txn, s->receipts, &k.val, &value, 0));
 }
 
 static bool is_mark_of(const MDB_val *found, const unsigned char *key)
@@ -100,13 +100,13 @@ enum store_status store_forget_receipt(struct store *s, const struct receipt *r,
     struct key k;
     int rc = forget_marks(s, r->key, marks_max, more_out);
     if (rc != 0 || *more_out)
-        return store_status_of(rc);
+        return store_judge(s, rc);
     head_key(&k, r->key);
     rc = mdb_del(s->txn, s->receipts, &k.val, NULL);
     time_key(&k, r->made_wall_ms, r->key);
     if (rc == 0 || rc == MDB_NOTFOUND)
         rc = mdb_del(s->txn, s->receipts, &k.val, NULL);
-    return store_status_of(rc == MDB_NOTFOUND ? 0 : rc);
+    return store_judge(s, rc == MDB_NOTFOUND ? 0 : rc);
 }
 
 /* ---- reading ---- */

@@ -29,15 +29,6 @@ void store_key_part(struct store_key *k, uint64_t id, uint32_t part)
     k->val = (MDB_val){PART_KEY, k->bytes};
 }
 
-enum store_status store_status_of(int rc)
-{
-    if (rc == MDB_SUCCESS)
-        return STORE_OK;
-    bool no_room =
-        rc == MDB_MAP_FULL || rc == MDB_TXN_FULL || rc == ENOSPC || rc == EDQUOT || rc == ENOMEM;
-    return no_room ? STORE_NO_ROOM : STORE_FAILED;
-}
-
 /* ---- opening ---- */
 
 static const char LEAVING[] = " leaving";
@@ -292,9 +283,9 @@ static enum store_status remove_some_left_overs(struct store *s, bool *done_out)
         *done_out = rc == MDB_NOTFOUND;
         if (rc == 0)
             status = key.mv_size == ID_KEY ? store_remove(s, bytes_get(key.mv_data, ID_KEY))
-                                           : STORE_FAILED;
+                                           : store_judge(s, MDB_CORRUPTED);
         else if (!*done_out)
-            status = store_status_of(rc);
+            status = store_judge(s, rc);
     }
     if (status == STORE_OK)
         return store_commit(s);
@@ -306,10 +297,7 @@ static bool remove_left_overs(struct store *s, struct error *error)
 {
     for (bool done = false; !done;)
         if (remove_some_left_overs(s, &done) != STORE_OK) {
-            error_set(
-                error,
-                "cannot tidy the spool %s: no room on its disk, an I/O error, or it is damaged",
-                s->path);
+            store_explain(s, error);
             return false;
         }
     return true;
@@ -326,6 +314,7 @@ struct store *store_open(const struct store_options *options, struct error *erro
     (void)snprintf(s->path, sizeof s->path, "%s", options->path);
     s->lock_fd = -1;
     s->free_floor_bytes = options->free_floor_bytes;
+    s->map_bytes = options->map_bytes;
     if (!make_folder(s, error) || !is_private(s->path, error) ||
         !take_lock(s, options->wait_ms, error) || !make_new(s, options, error) ||
         !open_spool(s, options, error) || !store_room_for_outcomes(s, error) ||
@@ -371,14 +360,14 @@ uint64_t store_last_id(struct store *s)
 enum store_status store_begin(struct store *s)
 {
     ASSERT(s->txn == NULL);
-    return store_status_of(mdb_txn_begin(s->env, NULL, 0, &s->txn));
+    return store_judge(s, mdb_txn_begin(s->env, NULL, 0, &s->txn));
 }
 
 static enum store_status put(struct store *s, MDB_dbi table, struct store_key *key,
                              struct slice bytes)
 {
     MDB_val value = {bytes.len, (void *)(uintptr_t)bytes.ptr};
-    return store_status_of(mdb_put(s->txn, table, &key->val, &value, 0));
+    return store_judge(s, mdb_put(s->txn, table, &key->val, &value, 0));
 }
 
 enum store_status store_put_envelope(struct store *s, uint64_t id, struct slice record)
@@ -386,7 +375,7 @@ enum store_status store_put_envelope(struct store *s, uint64_t id, struct slice 
     struct store_key key;
     store_key_id(&key, id);
     int rc = mdb_del(s->txn, s->unfinished, &key.val, NULL);
-    return rc == 0 || rc == MDB_NOTFOUND ? put(s, s->envelopes, &key, record) : store_status_of(rc);
+    return rc == 0 || rc == MDB_NOTFOUND ? put(s, s->envelopes, &key, record) : store_judge(s, rc);
 }
 
 enum store_status store_put_unfinished(struct store *s, uint64_t id)
@@ -446,7 +435,7 @@ enum store_status store_remove(struct store *s, uint64_t id)
         rc = remove_parts(s, s->contents, id);
     if (rc == 0)
         rc = remove_parts(s, s->states, id);
-    return store_status_of(rc);
+    return store_judge(s, rc);
 }
 
 enum store_status store_commit(struct store *s)
@@ -457,7 +446,9 @@ enum store_status store_commit(struct store *s)
     s->txn = NULL;
     if (rc == 0)
         store_room_note(s, pages);
-    return store_status_of(rc);
+    if (rc == EIO && store_disk_is_full(s))
+        rc = ENOSPC; /* LMDB's word for a write that was cut short, as by a disk's last block */
+    return store_judge(s, rc);
 }
 
 void store_abort(struct store *s)

@@ -74,9 +74,18 @@ void store_close(struct store **s);
 /* Highest id in the store, or 0. Any time before the committer starts. */
 uint64_t store_last_id(struct store *s);
 
-/* Is there room for new mail: is the disk above the floor, or has the file free pages of its own? It never
- * shrinks; what left the queue leaves room inside it. Looks at the disk at most every 100 ms. Any thread. */
+/* Is there room for new mail: is the disk above the floor and the reserve whole, or has the file free pages of
+ * its own? It never shrinks; what left the queue leaves room inside it. Looks at the disk at most every 100 ms. Any thread. */
 bool store_has_room(struct store *s);
+
+/* Makes sure that so much content, and behind it the reserve for outcomes, finds blocks on the disk: what is
+ * short of that is allocated to the file now, where nobody else can take it. False: there is no room for it, so
+ * content must be refused; what is committed without it has the reserve. Committer thread, ahead of
+ * store_begin. */
+bool store_reserve(struct store *s, uint64_t content_bytes);
+
+/* What went wrong last, where it was and what to do about it, for people. Committer thread, or whoever opens. */
+void store_explain(const struct store *s, struct error *error);
 
 /* What store_has_room saw last, and the floor. Any thread. */
 void store_disk(const struct store *s, uint64_t *free_bytes_out, uint64_t *floor_bytes_out);

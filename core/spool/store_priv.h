@@ -14,11 +14,19 @@ struct store {
     MDB_dbi meta, envelopes, contents, states, unfinished, receipts;
     MDB_txn *txn; /* the committer's, between begin and commit */
     int lock_fd;
+    int failed_rc; /* (committer) what LMDB or the system said last that was no success */
     uint64_t free_floor_bytes;
+    uint64_t map_bytes;
+    uint64_t reserve_bytes;    /* kept behind the pages in use for what cannot be refused */
+    uint64_t inside_min_bytes; /* so many free pages inside are room for mail */
+    uint64_t ahead_end;        /* (committer) up to here the file has blocks on the disk */
+    bool cannot_allocate;      /* (committer) the file system does not know fallocate */
     char path[STORE_PATH_MAX];
     struct {
         _Atomic uint64_t room_checked_ms, free_bytes;
         _Atomic uint64_t inside_bytes; /* free pages of the file, after the last commit */
+        _Atomic uint64_t end_bytes;    /* behind its last page in use */
+        _Atomic uint64_t ahead_bytes;  /* blocks on the disk behind that */
         atomic_bool has_room;
     } shared;
 };
@@ -33,15 +41,20 @@ struct store_key {
 void store_key_id(struct store_key *k, uint64_t id);
 void store_key_part(struct store_key *k, uint64_t id, uint32_t part);
 
-/* What LMDB said. */
-enum store_status store_status_of(int rc);
+/* store_error.c: what LMDB or the system said, kept for store_explain where it is no success. */
+enum store_status store_judge(struct store *s, int rc);
 
-/* store_room.c: how many pages of the file are in use, as the open transaction sees it; and so many are,
+/* store_room.c: what the disk has free for this user now, in bytes; 0 where it cannot be asked. Is there no
+ * block left? */
+uint64_t store_disk_free(const struct store *s);
+bool store_disk_is_full(const struct store *s);
+
+/* How many pages of the file are in use, as the open transaction sees it; and so many are,
  * behind a commit. */
 uint64_t store_room_pages(const struct store *s, MDB_txn *txn);
 void store_room_note(struct store *s, uint64_t pages);
 
-/* Could outcomes be committed now? A relay that starts without room for them would deliver, fail to note it,
+/* Could outcomes be committed now? Takes the reserve where there is room for it. A relay that starts without room for them would deliver, fail to note it,
  * and do it again when it is started again. False with `error`. */
 bool store_room_for_outcomes(struct store *s, struct error *error);
 

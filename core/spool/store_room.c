@@ -1,9 +1,22 @@
 /* Is there room for new mail? The file never shrinks: what left the queue leaves free pages inside it, and a
  * disk that our own backlog once filled to the floor would never be above it again. So both count, the disk's
- * free space and the file's own. */
+ * free space and the file's own.
+ *
+ * And there must always be room for outcomes, which cannot be refused, though others fill the disk to its last
+ * block. So the file has blocks on the disk ahead of what is written:
+ *
+ *   | pages in use, and free ones inside | content about to be written | reserve |  the rest of the disk
+ *   0                                    end                                     ahead_end
+ *
+ * They are allocated behind the file's size (FALLOC_FL_KEEP_SIZE), so LMDB knows nothing of them, and nobody
+ * else gets them. Content is let in only where the reserve is whole behind it. Where the file system knows no
+ * such call, as much must be free on the disk, which others may take. */
 #include "core/base/clock.h"
 #include "core/spool/store_priv.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 
 enum {
@@ -12,10 +25,29 @@ enum {
      * readers for a moment; the file then grows by so much. */
     INSIDE_BYTES_MIN = 64 << 20,
     OUTCOME_BYTES_MIN = 4 << 20, /* some batches of outcomes */
-    FREE_TABLE = 0,              /* LMDB's own: what is free, and the names of the others */
+    RESERVE_BYTES = 16 << 20,
+    MAP_PART = 4,             /* neither is more than this part of the map */
+    ALLOCATE_BYTES = 8 << 20, /* at a time, so that few commits of a growing queue ask */
+    PAGES_PART = 2,           /* a page may be half empty */
+    BLOCKS_LEFT = 64 << 10,   /* a disk with less is full: a write may be cut short */
+    BLOCK_BYTES = 512,        /* of st_blocks */
+    FREE_TABLE = 0,           /* LMDB's own: what is free, and the names of the others */
     NAMES_TABLE = 1,
     META_PAGES = 2,
 };
+
+uint64_t store_disk_free(const struct store *s)
+{
+    struct statvfs v;
+    return statvfs(s->path, &v) == 0 ? (uint64_t)v.f_bavail * v.f_frsize : 0;
+}
+
+bool store_disk_is_full(const struct store *s)
+{
+    return store_disk_free(s) < BLOCKS_LEFT;
+}
+
+/* ---- the file's own room ---- */
 
 uint64_t store_room_pages(const struct store *s, MDB_txn *txn)
 {
@@ -29,6 +61,12 @@ uint64_t store_room_pages(const struct store *s, MDB_txn *txn)
     return pages;
 }
 
+static void note_ahead(struct store *s, uint64_t end)
+{
+    atomic_store_explicit(&s->shared.ahead_bytes, s->ahead_end > end ? s->ahead_end - end : 0,
+                          memory_order_relaxed);
+}
+
 void store_room_note(struct store *s, uint64_t pages)
 {
     MDB_envinfo info;
@@ -37,13 +75,62 @@ void store_room_note(struct store *s, uint64_t pages)
         return;
     uint64_t all = (uint64_t)info.me_last_pgno + 1;
     uint64_t inside = all > pages ? (all - pages) * stat.ms_psize : 0;
+    uint64_t end = all * stat.ms_psize;
     atomic_store_explicit(&s->shared.inside_bytes, inside, memory_order_relaxed);
+    atomic_store_explicit(&s->shared.end_bytes, end, memory_order_relaxed);
+    note_ahead(s, end);
 }
+
+/* ---- the reserve ---- */
+
+/* All up to `to`, or nothing where that would leave the disk without a block. What the file has already, maybe
+ * since an earlier start, needs none. */
+static void allocate(struct store *s, uint64_t from, uint64_t to)
+{
+    mdb_filehandle_t fd;
+    struct stat st;
+    if (mdb_env_get_fd(s->env, &fd) != 0 || fstat(fd, &st) != 0)
+        return;
+    uint64_t has = (uint64_t)st.st_blocks * BLOCK_BYTES;
+    if (has < to && store_disk_free(s) < to - has + BLOCKS_LEFT)
+        return;
+    if (fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)(to - from)) == 0)
+        s->ahead_end = to;
+    else if (errno == EOPNOTSUPP || errno == ENOSYS)
+        s->cannot_allocate = true;
+}
+
+bool store_reserve(struct store *s, uint64_t content_bytes)
+{
+    uint64_t end = atomic_load_explicit(&s->shared.end_bytes, memory_order_relaxed);
+    uint64_t inside = atomic_load_explicit(&s->shared.inside_bytes, memory_order_relaxed);
+    uint64_t needed = end + PAGES_PART * content_bytes + s->reserve_bytes;
+    uint64_t from = s->ahead_end > end ? s->ahead_end : end;
+    if (needed > s->map_bytes)
+        return inside > s->inside_min_bytes;
+    if (needed > from && !s->cannot_allocate) {
+        allocate(s, from, needed + ALLOCATE_BYTES);
+        if (s->ahead_end < needed)
+            allocate(s, from, needed);
+        note_ahead(s, end);
+    }
+    return s->ahead_end >= needed || s->cannot_allocate || inside > s->inside_min_bytes;
+}
+
+/* ---- judging ---- */
 
 bool store_room_for_outcomes(struct store *s, struct error *error)
 {
-    (void)store_has_room(s); /* looks at the disk */
-    uint64_t room = atomic_load(&s->shared.free_bytes) + atomic_load(&s->shared.inside_bytes);
+    uint64_t part = s->map_bytes / MAP_PART;
+    s->reserve_bytes = part < RESERVE_BYTES ? part : RESERVE_BYTES;
+    s->inside_min_bytes = part < INSIDE_BYTES_MIN ? part : INSIDE_BYTES_MIN;
+    uint64_t end = atomic_load(&s->shared.end_bytes);
+    if (!store_reserve(s, 0)) /* on a full disk, what is left of the one before */
+        for (part = s->reserve_bytes; s->ahead_end <= end && part >= OUTCOME_BYTES_MIN; part /= 2)
+            allocate(s, end, end + part);
+    note_ahead(s, end);
+    uint64_t room = store_disk_free(s) + atomic_load(&s->shared.ahead_bytes) +
+                    atomic_load(&s->shared.inside_bytes);
     if (room < OUTCOME_BYTES_MIN)
         error_set(error,
                   "no room for the spool %s: %u KB are free on its disk and inside it, and %u are "
@@ -58,10 +145,13 @@ bool store_has_room(struct store *s)
     uint64_t checked = atomic_load_explicit(&s->shared.room_checked_ms, memory_order_relaxed);
     if (checked != 0 && now - checked < CHECK_MS)
         return atomic_load_explicit(&s->shared.has_room, memory_order_relaxed);
-    struct statvfs v;
-    uint64_t free_bytes = statvfs(s->path, &v) == 0 ? (uint64_t)v.f_bavail * v.f_frsize : 0;
+    uint64_t free_bytes = store_disk_free(s);
     uint64_t inside = atomic_load_explicit(&s->shared.inside_bytes, memory_order_relaxed);
-    bool room = free_bytes > s->free_floor_bytes || inside > INSIDE_BYTES_MIN;
+    uint64_t ahead = atomic_load_explicit(&s->shared.ahead_bytes, memory_order_relaxed);
+    uint64_t end = atomic_load_explicit(&s->shared.end_bytes, memory_order_relaxed);
+    bool whole = free_bytes + ahead > s->reserve_bytes + BLOCKS_LEFT &&
+                 end + s->reserve_bytes < s->map_bytes;
+    bool room = (free_bytes > s->free_floor_bytes && whole) || inside > s->inside_min_bytes;
     atomic_store_explicit(&s->shared.free_bytes, free_bytes, memory_order_relaxed);
     atomic_store_explicit(&s->shared.has_room, room, memory_order_relaxed);
     atomic_store_explicit(&s->shared.room_checked_ms, now, memory_order_relaxed);

@@ -325,7 +325,7 @@ int fallocate(int fd, int mode, off_t offset, off_t len)
     int rc = (int)syscall(SYS_fallocate, fd, mode, offset, len);
     struct trace_record r = {
         .kind = TRACE_ALLOCATE, .file = inode_of(fd), .offset = (uint64_t)(offset + len)};
-    if (rc == 0)
+    if (rc == 0 && (mode & FALLOC_FL_KEEP_SIZE) == 0) /* else the file reads as before */
         record(&r, NULL, 0);
     return rc;
 }

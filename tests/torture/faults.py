@@ -27,6 +27,9 @@ from harness import BINARY, Process, wait_until
 KINDS = ("ENOSPC", "EIO", "SHORT")
 STOPS = (74, 75)  # EX_IOERR: a write failed for good; EX_TEMPFAIL: the spool could not be opened
 START_LIMIT_S = 20.0
+# What standard error says of each: the system's word, and what is to be done.
+REASONS = {"ENOSPC": ("No space left on device", "make room"), "EIO": ("Input/output error", "dmesg"),
+           "SHORT": ("Input/output error", "dmesg")}
 SHAPES = (("small", 1, (1, 1), (300, 300)), ("medium", 1, (2, 2), (9_000, 9_000)), ("large", 1, (1, 1), (150_000, 150_000)),
           ("many", 1, (6, 6), (2_000, 2_000)), ("later", 1, (2, 2), (500, 500)), ("never", 1, (2, 2), (500, 500)))
 
@@ -97,8 +100,15 @@ class Bench:
         if status != 0:
             case.stopped = status
             case.said = process.stderr()
-            if status not in STOPS or "spool" not in case.said:
-                case.problems.append(f"it ended with status {status}, saying {case.said[-200:]!r}")
+            if status not in STOPS or not self.tells(case):
+                case.problems.append(f"it ended with status {status}, saying {case.said[-300:]!r}")
+
+    def tells(self, case: Case) -> bool:
+        """What failed and why, and, where it had served, what is to be done about it."""
+        why, advice = REASONS[case.name.split()[0]]
+        served = case.stopped == STOPS[0]
+        return (self.world.relay.config["spool"]["path"] in case.said and why in case.said and
+                (advice in case.said or not served))
 
     def run(self, case: Case, **faults: str) -> Case:
         """A run with the fault, one without; then the comparison."""

@@ -7,14 +7,17 @@ With a floor of free space: no exchange is to be reached, and mail is submitted 
 before the disk is full. Then the exchanges are back, the backlog goes out, and mail is taken again, though the file that
 filled the disk is as large as before.
 
-Without a floor: the disk fills up to its last block. The relay refuses, or stops and says why. The exchanges come back
-while the disk is full; then somebody makes room, the relay is started again where it had stopped, and all that got its 250
-arrives, whole.
+Without a floor: the disk fills up to its last block. The relay refuses mail and goes on: what it must note it finds room for
+behind its file, where nobody else could take it. It is started again on the full disk, the exchanges come back, and the
+backlog goes out; then somebody makes room, mail is taken again, and all that got its 250 has arrived, whole.
+
+Without room for a spool: the relay says so and does not start.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import pathlib
 import random
@@ -32,7 +35,8 @@ MESSAGE_BYTES = 400_000
 MESSAGES_MAX = 1500
 DRAIN_LIMIT_S = 120.0
 ROOM_LIMIT_S = 30.0
-STOPS = (74, 75)
+TOO_LITTLE_MB = 3
+REFUSED_START = 75  # EX_TEMPFAIL
 
 
 class Disk:
@@ -61,6 +65,19 @@ class Disk:
         with open(self.ballast, "ab") as file:
             os.posix_fallocate(file.fileno(), file.tell(), max(1, self.free_bytes() - left_bytes))
 
+    def fill_up(self) -> None:
+        """And now the rest, to the last block."""
+        size = 1 << 20
+        with open(self.ballast, "ab", buffering=0) as file:
+            while size > 0:
+                try:
+                    file.write(bytes(size))
+                    os.fsync(file.fileno())
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    size //= 2
+
     def stop(self) -> None:
         subprocess.run(["umount", self.path], check=False, capture_output=True)
 
@@ -76,11 +93,14 @@ class Case:
         self.world.helpers.append(self.disk)
         self.world.relay.write_config(spool={"path": str(self.disk.path / "spool"), "free_floor": floor})
         self.messages: list[Message] = []
-        self.serve()
+
+    def launch(self) -> None:
+        relay = self.world.relay
+        self.process = Process([BINARY, "serve", "-c", relay.config_path], relay.folder, "onward")
 
     def serve(self) -> None:
         relay = self.world.relay
-        self.process = Process([BINARY, "serve", "-c", relay.config_path], relay.folder, "onward")
+        self.launch()
         wait_until(lambda: self.process.require_running() or relay._is_controllable(), "the relay to start")
 
     def submit(self) -> str:
@@ -101,6 +121,10 @@ class Case:
         """Waits for it: a file system may give freed blocks back late (ext4: with its journal's next commit), and the relay
         looks at its disk a few times a second."""
         return wait_until(lambda: self.submit().startswith("250"), "mail to be taken again", ROOM_LIMIT_S, 0.1)
+
+    def attempts(self) -> int:
+        """Deferrals so far."""
+        return self.world.relay.json("status")[0]["workers"]["recipients_deferred"]
 
     def bring_exchanges_back(self) -> None:
         self.sink = Sink(self.world)
@@ -132,6 +156,7 @@ class Case:
 def with_floor(checks: Checks, kind: str, seed: int) -> None:
     case = Case(kind, f"{FLOOR_MB}MB", seed)
     try:
+        case.serve()
         reply = case.submit_until_refused()
         backlog = len(case.messages)
         free_mb = case.disk.free_bytes() / 1e6
@@ -153,26 +178,44 @@ def with_floor(checks: Checks, kind: str, seed: int) -> None:
 def without_floor(checks: Checks, kind: str, seed: int) -> None:
     case = Case(kind, "0B", seed)
     try:
+        case.serve()
         case.submit()
         case.disk.fill(LEFT_MB << 20)
         reply = case.submit_until_refused()
         backlog = len(case.messages) - 1
+        checks.check(f"{kind}: on the full disk mail is refused with 452", reply.startswith("452"), reply)
+        case.disk.fill_up()
+        wait_until(lambda: case.attempts() > 3 * backlog, "deferrals on the full disk", DRAIN_LIMIT_S, 0.1)
+        checks.check(f"{kind}: it ends well on the full disk", case.end() == 0, case.process.stderr()[-300:])
+        case.serve()
         case.bring_exchanges_back()
         case.wait_drained_or_ended()
-        stopped = not case.process.running()
-        said = case.process.stderr()
+        checks.check(f"{kind}: it starts and delivers on the full disk", case.process.running(), case.process.stderr()[-300:])
+        free_kb = case.disk.free_bytes() >> 10
         case.disk.ballast.unlink()
-        if stopped:
-            checks.check(f"{kind}: it stops saying why", case.process.wait() in STOPS and "spool" in said, said[-300:])
-            case.serve()
-        case.wait_drained_or_ended()
         checks.check(f"{kind}: mail is taken again once there is room", case.is_taken_again())
         case.wait_drained_or_ended()
         status, lost = case.end(), case.lost()
         checks.check(f"{kind}: all that was accepted on the full disk arrives", status == 0 and not lost,
                      f"status {status}, lost {lost[:5]}")
-        how = "stopped: " + said.strip().splitlines()[-1] if stopped else f"went on, refusing: {reply.strip()}"
-        checks.note(f"{kind} without a floor: full after {backlog} messages, and {how}; lost {len(lost)}")
+        checks.note(f"{kind} without a floor: full after {backlog} messages, which went out with {free_kb} KB free on the disk; "
+                    f"lost {len(lost)}")
+    finally:
+        case.world.cleanup(None)
+
+
+def without_room(checks: Checks, kind: str, seed: int) -> None:
+    case = Case(kind, "0B", seed)
+    try:
+        case.disk.fill(TOO_LITTLE_MB << 20)
+        case.launch()
+        status, said = case.process.wait(), case.process.stderr()
+        checks.check(f"{kind}: without room for a spool it does not start", status == REFUSED_START and
+                     "no room for the spool" in said and "make room" in said, f"status {status}: {said[-300:]}")
+        case.disk.ballast.unlink()
+        case.serve()
+        checks.check(f"{kind}: with room it starts", case.is_taken_again())
+        checks.check(f"{kind}: it ends well", case.end() == 0)
     finally:
         case.world.cleanup(None)
 
@@ -189,6 +232,7 @@ def main() -> int:
     for kind in ("tmpfs", "ext4"):
         with_floor(checks, kind, arguments.seed)
         without_floor(checks, kind, arguments.seed)
+        without_room(checks, kind, arguments.seed)
     return checks.finish()
 
 

@@ -77,13 +77,13 @@ static void submit(struct world *w, struct op *op)
     assert_null(gone);
 }
 
-static void store_one(struct world *w)
+static void store_one(struct world *w, uint64_t id)
 {
     struct buf record;
     buf_init(&record, ENVELOPE_ENCODED_MAX);
-    encode_envelope(&record, ID, clock_wall_ms(), (const char *const[]){"a@x.example", NULL});
+    encode_envelope(&record, id, clock_wall_ms(), (const char *const[]){"a@x.example", NULL});
     assert_int_equal(store_begin(w->store), STORE_OK);
-    assert_int_equal(store_put_envelope(w->store, ID, buf_slice(&record)), STORE_OK);
+    assert_int_equal(store_put_envelope(w->store, id, buf_slice(&record)), STORE_OK);
     assert_int_equal(store_commit(w->store), STORE_OK);
     buf_fini(&record);
 }
@@ -112,13 +112,13 @@ static struct world *create(void)
     struct world *w = calloc(1, sizeof *w);
     assert_non_null(w);
     make_spool_path(w->path);
-    w->store = open_spool(w->path, 64 << 20, 0);
+    w->store = open_spool(w->path, 128 << 20, 0);
     w->jobs = jobs_create(RING);
     w->destinations = destination_table_create();
     bool made = sem_init(&w->pushed, 0, 0) == 0 && sem_init(&w->at_gate, 0, 0) == 0 &&
                 sem_init(&w->open_gate, 0, 0) == 0 && sem_init(&w->done, 0, 0) == 0;
     assert_true(made);
-    store_one(w);
+    store_one(w, ID);
     start(w);
     await(&w->pushed);
     w->delivery = jobs_take(w->jobs, &w->turn);
@@ -268,6 +268,45 @@ static void a_finished_message_leaves_and_its_notice_comes_in_one_commit(void **
     destroy(w);
 }
 
+/* Outcomes of one message each, every one of which is returned with so much content. */
+static void bounces_count_in_what_a_transaction_may_hold(void **state)
+{
+    (void)state;
+    enum { OUTCOMES = 3, CONTENT_BYTES = 17 << 20 }; /* two of them are more than the bound */
+    struct world *w = create();
+    struct op gate, outcomes[OUTCOMES];
+    struct commit_message notices[OUTCOMES];
+    struct outcome_recipient r = {.verdict = OUTCOME_BOUNCED, .reply = &later};
+    char *content = calloc(1, CONTENT_BYTES);
+    struct buf record;
+    assert_non_null(content);
+    buf_init(&record, ENVELOPE_ENCODED_MAX);
+    stop(w);
+    for (uint64_t id = ID + 1; id < ID + OUTCOMES; id++)
+        store_one(w, id);
+    start(w);
+    encode_envelope(&record, ID, clock_wall_ms(), (const char *const[]){"s@y.example", NULL});
+    for (unsigned i = 0; i < OUTCOMES; i++) {
+        await(&w->pushed);
+        w->delivery = jobs_take(w->jobs, &w->turn);
+        notices[i] = (struct commit_message){.id = ID + OUTCOMES + i,
+                                             .envelope = buf_slice(&record),
+                                             .chunk = slice_of(content, CONTENT_BYTES)};
+        outcomes[i] = outcome_of(w, &r);
+        outcomes[i].op.u.outcome.generated = &notices[i];
+    }
+    close_gate(w, &gate);
+    uint64_t before = committer_figures(w->committer).commits;
+    for (unsigned i = 0; i < OUTCOMES; i++)
+        submit(w, &outcomes[i]);
+    open_gate(w, OUTCOMES);
+    assert_int_equal(committer_figures(w->committer).commits, before + 2);
+    assert_int_equal(committer_figures(w->committer).messages, OUTCOMES);
+    buf_fini(&record);
+    free(content);
+    destroy(w);
+}
+
 /* As many as are not taken in at once. */
 enum { LONG = 50000 };
 
@@ -346,6 +385,7 @@ int main(void)
         cmocka_unit_test(what_arrives_during_a_commit_shares_the_next_one),
         cmocka_unit_test(a_hold_is_stored_whatever_its_place_in_the_batch_of_an_outcome),
         cmocka_unit_test(a_finished_message_leaves_and_its_notice_comes_in_one_commit),
+        cmocka_unit_test(bounces_count_in_what_a_transaction_may_hold),
         cmocka_unit_test(a_long_queue_is_taken_in_beside_new_mail_each_message_once),
         cmocka_unit_test(an_edit_reaches_all_of_a_queue_that_is_still_being_taken_in),
     };

@@ -1,11 +1,13 @@
 #include "core/spool/store_priv.h"
 #include "tests/unit/spool_fixture.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -274,6 +276,101 @@ static void room_inside_the_file_is_room(void **state)
     remove_spool(path);
 }
 
+/* A map that content would fill to the end: what outcomes need is kept. */
+static void content_is_refused_before_outcomes_find_no_room(void **state)
+{
+    (void)state;
+    enum { SMALL_MAP = 8 << 20 };
+    char path[64], block[1000] = {0};
+    make_spool_path(path);
+    struct store *s = open_spool(path, SMALL_MAP, 0);
+    uint64_t id = 0;
+    assert_true(store_has_room(s));
+    while (store_reserve(s, sizeof block)) {
+        assert_int_equal(store_begin(s), STORE_OK);
+        assert_int_equal(store_put_chunk(s, ++id, 0, slice_of(block, sizeof block)), STORE_OK);
+        assert_int_equal(store_commit(s), STORE_OK);
+        assert_true(id < SMALL_MAP / sizeof block);
+    }
+    struct store_state st = {.progress = PROGRESS_WAITING};
+    for (uint32_t i = 0; i < 50; i++) { /* so many batches of deferrals */
+        assert_int_equal(store_begin(s), STORE_OK);
+        for (uint32_t k = 0; k < 100; k++)
+            assert_int_equal(store_put_state(s, id, i * 100 + k, &st), STORE_OK);
+        assert_int_equal(store_commit(s), STORE_OK);
+    }
+    store_close(&s);
+    s = open_spool(path, SMALL_MAP, 0); /* and it starts */
+    assert_false(store_has_room(s));
+    for (; id > 0; id--) {
+        assert_int_equal(store_begin(s), STORE_OK);
+        assert_int_equal(store_remove(s, id), STORE_OK);
+        assert_int_equal(store_commit(s), STORE_OK);
+    }
+    assert_true(store_reserve(s, sizeof block)); /* what left makes room inside */
+    store_close(&s);
+    remove_spool(path);
+}
+
+static uint64_t allocated_bytes(const char *path)
+{
+    struct stat st;
+    char file[80];
+    (void)snprintf(file, sizeof file, "%s/data.mdb", path);
+    assert_int_equal(stat(file, &st), 0);
+    return (uint64_t)st.st_blocks * 512;
+}
+
+static void the_file_has_blocks_ahead_of_what_is_written(void **state)
+{
+    (void)state;
+    enum { RESERVE = 16 << 20, GROWTH = 100 };
+    char path[64];
+    char *block = calloc(1, STORE_CHUNK_BYTES);
+    make_spool_path(path);
+    struct store *s = open_spool(path, UINT64_C(1) << 30, 0);
+    for (uint32_t i = 0; i < GROWTH; i++) {
+        assert_true(store_reserve(s, 4 * STORE_CHUNK_BYTES));
+        assert_int_equal(store_begin(s), STORE_OK);
+        for (uint32_t k = 0; k < 4; k++)
+            assert_int_equal(store_put_chunk(s, i, k, slice_of(block, STORE_CHUNK_BYTES)),
+                             STORE_OK);
+        assert_int_equal(store_commit(s), STORE_OK);
+        assert_true(allocated_bytes(path) >= atomic_load(&s->shared.end_bytes) + RESERVE);
+    }
+    store_close(&s);
+    free(block);
+    remove_spool(path);
+}
+
+static void assert_told(struct store *s, int rc, const char *why, const char *advice)
+{
+    struct error error;
+    (void)store_judge(s, rc);
+    store_explain(s, &error);
+    assert_non_null(strstr(error.text, s->path));
+    assert_non_null(strstr(error.text, why));
+    assert_non_null(strstr(error.text, advice));
+}
+
+static void what_failed_is_told_with_what_to_do(void **state)
+{
+    (void)state;
+    char path[64];
+    make_spool_path(path);
+    struct store *s = open_spool(path, MAP, 0);
+    assert_told(s, ENOSPC, "No space left on device", "make room");
+    assert_told(s, EDQUOT, "quota exceeded", "make room");
+    assert_told(s, MDB_MAP_FULL, "spool.map_size of 67.1MB", "set it higher");
+    assert_told(s, ENOMEM, "no memory", "leave the relay more");
+    assert_told(s, MDB_CORRUPTED, "MDB_CORRUPTED", "dmesg");
+    assert_told(s, EROFS, "Read-only file system", "dmesg");
+    assert_told(s, EIO, "Input/output error", "copy the folder to another");
+    assert_told(s, MDB_PANIC, "Input/output error", "copy the folder to another");
+    store_close(&s);
+    remove_spool(path);
+}
+
 static struct store_state sample_state(void)
 {
     struct store_state st = {.progress = PROGRESS_HELD,
@@ -334,6 +431,9 @@ int main(void)
         cmocka_unit_test(a_full_map_undoes_the_whole_batch_and_room_comes_back),
         cmocka_unit_test(the_floor_of_free_disk_is_looked_at),
         cmocka_unit_test(room_inside_the_file_is_room),
+        cmocka_unit_test(content_is_refused_before_outcomes_find_no_room),
+        cmocka_unit_test(the_file_has_blocks_ahead_of_what_is_written),
+        cmocka_unit_test(what_failed_is_told_with_what_to_do),
         cmocka_unit_test(a_state_reads_back_as_written),
         cmocka_unit_test(a_damaged_state_is_refused_not_trusted),
     };
