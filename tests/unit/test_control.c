@@ -111,6 +111,7 @@ static int set_up(void **state)
     make_spool_path(w->path);
     (void)snprintf(w->socket, sizeof w->socket, "%s/control.sock", w->path);
     w->config.control.socket = w->socket;
+    w->config.hostname = "relay.example.net";
     w->store = open_spool(w->path, 64 << 20, 0);
     store_messages(w);
     start_parts(w, &error);
@@ -457,6 +458,41 @@ static void a_suspension_is_shown_and_ends_by_hand_or_by_its_time(void **state)
     (void)close(fd);
 }
 
+static json_int_t member(const json_t *object, const char *name)
+{
+    const json_t *value = json_object_get(object, name);
+    if (!json_is_integer(value))
+        fail_msg("no number %s", name);
+    return json_integer_value(value);
+}
+
+static void the_view_surveys_the_queue_by_domain_and_age(void **state)
+{
+    (void)state;
+    int fd = connect_client();
+    unsigned others = 0;
+    json_decref(ask(fd, "{\"op\":\"queue.hold\",\"domain\":\"y.example\"}", &others));
+    json_t *view = ask(fd, "{\"op\":\"view\",\"history\":true}", &others);
+    const json_t *queue = json_object_get(view, "queue"), *ages = json_object_get(queue, "ages");
+    const json_t *domains = json_object_get(queue, "domains");
+    assert_int_equal(others, 0);
+    assert_true(json_is_true(json_object_get(queue, "complete")));
+    assert_int_equal(member(queue, "scanned"), MESSAGES);
+    assert_int_equal(member(ages, "1m"), MESSAGES);
+    assert_int_equal(member(ages, "older"), 0);
+    assert_int_equal(json_array_size(domains), 2);
+    const json_t *most = json_array_get(domains, 0), *least = json_array_get(domains, 1);
+    assert_string_equal(json_string_value(json_object_get(most, "domain")), "x.example");
+    assert_int_equal(member(most, "recipients"), 2);
+    assert_int_equal(member(least, "recipients"), 1); /* held is queued, too */
+    assert_int_equal(member(most, "deferred"), 0);
+    assert_int_equal(json_array_size(json_object_get(view, "suspended")), 0);
+    assert_int_equal(json_array_size(json_object_get(view, "samples")), 0); /* no chronicle */
+    json_decref(view);
+    json_decref(ask(fd, "{\"op\":\"queue.release\",\"domain\":\"y.example\"}", &others));
+    (void)close(fd);
+}
+
 static void a_message_is_shown_with_its_content_where_it_is_asked_for(void **state)
 {
     (void)state;
@@ -604,6 +640,7 @@ int main(void)
         cmocka_unit_test(lists_are_filtered_and_go_on_where_they_stopped),
         cmocka_unit_test(edits_touch_what_they_name),
         cmocka_unit_test(a_suspension_is_shown_and_ends_by_hand_or_by_its_time),
+        cmocka_unit_test(the_view_surveys_the_queue_by_domain_and_age),
         cmocka_unit_test(a_message_is_shown_with_its_content_where_it_is_asked_for),
         cmocka_unit_test(hosts_are_demoted_and_forgotten_by_hand),
         cmocka_unit_test(requests_that_come_together_are_answered_in_order),
