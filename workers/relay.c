@@ -188,6 +188,9 @@ static int start(struct relay *r, struct error *error)
         return EX_OSERR;
     if (!engine_listen(&r->engine, c, error))
         return EX_UNAVAILABLE;
+    r->http = http_create(c, error);
+    if (r->http == NULL)
+        return EX_UNAVAILABLE;
     if (!privileges_drop(c, error) || !privileges_confine(c, error))
         return EX_NOPERM;
     r->log = log_open(c->log.path, error);
@@ -197,10 +200,8 @@ static int start(struct relay *r, struct error *error)
     int status = engine_start(&r->engine, c, r->log, true, error);
     if (status != 0)
         return status;
-    r->http = http_start(c, r->log, error);
-    if (r->http == NULL)
-        return EX_UNAVAILABLE;
-    return start_control(r, error) && http_serve(r->http, &r->engine.parts, r->control, error)
+    return http_start(r->http, r->log, error) && start_control(r, error) &&
+                   http_serve(r->http, &r->engine.parts, r->control, error)
                ? 0
                : EX_UNAVAILABLE;
 }
@@ -233,8 +234,9 @@ static void reload(struct relay *r)
     struct intake_limits limits = engine_intake_limits(fresh);
     intake_set_limits(r->engine.parts.intake, &limits);
     if (!http_reload(r->http, fresh, &error)) {
-        (void)fprintf(stderr, "onward: the HTTP tokens are not reloaded: %s\n", error.text);
-        log_note(r->log, "reload_refused", error.text);
+        (void)fprintf(stderr, "onward: the HTTP tokens are not reloaded, the former hold on: %s\n",
+                      error.text);
+        log_note(r->log, "tokens_not_reloaded", error.text);
     }
     log_note(r->log, told ? "reloaded" : "reload_partial", fresh->path);
 }

@@ -5,12 +5,15 @@ from __future__ import annotations
 import http.server
 import json
 import pathlib
+import signal
+import ssl
+import subprocess
 import tempfile
 import threading
 import time
 from typing import Any
 
-from harness import E2ETest, ORIGIN, World, main, wait_until
+from harness import E2ETest, ORIGIN, World, main, tool, wait_until
 
 SENDER = f"sender@{ORIGIN}"
 
@@ -18,7 +21,7 @@ SENDER = f"sender@{ORIGIN}"
 class Receiver:
     """A webhook's other end: keeps what it took, answers as it is told."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, certificate: pathlib.Path | None = None, key: pathlib.Path | None = None) -> None:
         outer = self
         self.requests: list[dict[str, Any]] = []  # what was posted, taken or not
         self.taken: list[dict[str, Any]] = []     # events of requests that were answered 200
@@ -49,13 +52,18 @@ class Receiver:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
+        self.scheme = "http" if certificate is None else "https"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, key)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self.thread.start()
         world.helpers.append(self)
 
     @property
     def url(self) -> str:
-        return f"http://localhost:{self.server.server_address[1]}/hook?secret=1"
+        return f"{self.scheme}://localhost:{self.server.server_address[1]}/hook?secret=1"
 
     def ids(self) -> list[str]:
         return [event["event_id"] for event in self.taken]
@@ -72,7 +80,8 @@ class Receiver:
             self.server.server_close()
 
 
-class Webhooks(E2ETest):
+class Hooked(E2ETest):
+    """A relay with one webhook."""
 
     def start(self, *behaviours: str, **hook: Any) -> None:
         self.w = self.world()
@@ -88,6 +97,9 @@ class Webhooks(E2ETest):
 
     def webhook(self) -> dict[str, Any]:
         return self.relay.json("status")[0]["webhooks"][0]
+
+
+class Webhooks(Hooked):
 
     def test_each_result_is_told_with_the_members_of_its_log_line(self) -> None:
         self.start(events=["accepted", "delivered"])
@@ -216,6 +228,78 @@ class Webhooks(E2ETest):
         self.receiver.wait_taken(view["pending"])
         self.assertEqual(self.receiver.requests[-1]["dropped"], view["dropped"])
         self.assertIn("r29-99", "".join(event["recipient"] for event in self.receiver.taken), "the newest was dropped")
+
+
+    def test_a_reload_that_changes_webhooks_is_refused_by_name_and_one_that_does_not_leaves_them(self) -> None:
+        self.start()
+        url = self.relay.config["events"]["webhooks"][0]["url"]
+        assert self.relay.process is not None
+        self.relay.write_config(events={"webhooks": [{"url": url, "max_delay": "20ms"}]}, submission={"recipients_max": 5})
+        self.relay.process.signal(signal.SIGHUP)
+        self.assertIn("events.webhooks", self.relay.wait_logged("reload_refused")[0]["text"])
+        self.relay.write_config(events={"webhooks": [{"url": url, "max_delay": "10ms"}]})
+        self.relay.process.signal(signal.SIGHUP)
+        self.relay.wait_logged("reloaded")
+        self.send("m1")
+        self.receiver.wait_taken(1)
+
+
+class OverTls(Hooked):
+    """The same receiver behind TLS, with a certificate of an authority of its own."""
+
+    def make_certificates(self, folder: pathlib.Path) -> None:
+        """ca.crt, and host.crt with host.key for `localhost`, signed by it."""
+        def openssl(*arguments: str) -> None:
+            subprocess.run([tool("openssl"), *arguments], check=True, capture_output=True, cwd=folder)
+        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+        openssl("req", "-x509", *curve, "-days", "2", "-subj", "/CN=Test authority", "-keyout", "ca.key", "-out", "ca.crt")
+        openssl("req", *curve, "-subj", "/CN=localhost", "-keyout", "host.key", "-out", "host.csr")
+        (folder / "names").write_text("subjectAltName=DNS:localhost\n")
+        openssl("x509", "-req", "-in", "host.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+                "-extfile", "names", "-out", "host.crt")
+
+    def start(self, *behaviours: str, **hook: Any) -> None:
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.make_certificates(folder)
+        self.w = self.world()
+        self.receiver = Receiver(self.w, folder / "host.crt", folder / "host.key")
+        hook = {"url": self.receiver.url, "max_delay": "10ms", "ca_file": str(folder / "ca.crt"), **hook}
+        self.w.relay.write_config(events={"webhooks": [{k: v for k, v in hook.items() if v is not None}]})
+        self.domain, _ = self.w.domain("one", *(behaviours or ("good",)))
+        self.relay = self.w.start()
+
+    def test_events_come_with_the_token_and_again_after_a_failure(self) -> None:
+        token = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "token"
+        token.write_text("s3cret\n")
+        self.start(token_file=str(token))
+        self.receiver.status = 500
+        self.send("m1")
+        self.relay.wait_logged("webhook_failed")
+        self.receiver.status = 200
+        self.receiver.wait_taken(1)
+        self.assertEqual(set(self.receiver.tokens), {"Bearer s3cret"})
+
+    def test_a_certificate_of_nobody_we_trust_gets_no_events_and_holds_no_mail(self) -> None:
+        self.start(ca_file=None)
+        self.send("m1")
+        self.w.wait_accepted("m1")
+        self.assertIn("certificate", self.relay.wait_logged("webhook_failed")[0]["text"])
+        self.assertEqual(self.receiver.requests, [])
+
+    def test_a_name_that_is_not_the_certificates_gets_no_events(self) -> None:
+        self.start()
+        hook = dict(self.relay.config["events"]["webhooks"][0])
+        hook["url"] = hook["url"].replace("localhost", "127.0.0.1")
+        self.relay.write_config(events={"webhooks": [hook]})
+        self.relay.restart()
+        self.send("m1")
+        self.relay.wait_logged("webhook_failed")
+        self.assertEqual(self.receiver.requests, [])
+
+    def test_without_verification_any_certificate_will_do(self) -> None:
+        self.start(ca_file=None, verify_tls=False)
+        self.send("m1")
+        self.receiver.wait_taken(1)
 
 
 class Mistakes(E2ETest):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import pathlib
 import pwd
 import shutil
 import signal
+import ssl
 import stat
 import subprocess
 
-from harness import (BINARY, SANITIZED, E2ETest, ORIGIN, Relay, World, main, onward, to_yaml, wait_until)
+from harness import (BINARY, SANITIZED, E2ETest, ORIGIN, Ports, Relay, World, main, onward, to_yaml, tool, wait_until)
 
 SENDER = f"sender@{ORIGIN}"
 USER = "nobody"
@@ -116,6 +118,44 @@ class AsRoot(E2ETest):
         wait_until(relay.log_path.exists, "a new log")
         relay.send(SENDER, [f"r@{domain}"], "m2")
         wait_until(lambda: '"delivered"' in relay.log_path.read_text(encoding="utf-8"), "its lines")
+
+    def ask(self, port: int, token: str) -> int:
+        """The status of a question that needs the token, over TLS."""
+        context = ssl._create_unverified_context()
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
+        try:
+            connection.request("GET", "/api/control/status", headers={"Authorization": f"Bearer {token}"})
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    def test_tokens_and_key_that_only_root_may_read_are_read_before_and_a_reload_that_cannot_keeps_them(self) -> None:
+        world = self.as_user()
+        relay, port = world.relay, Ports.take()
+        secrets = relay.folder / "secrets"
+        secrets.mkdir(mode=0o700)
+        subprocess.run([tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+                        "-nodes", "-days", "2", "-subj", "/CN=relay", "-keyout", str(secrets / "key"), "-out",
+                        str(secrets / "certificate")], check=True, capture_output=True)
+        tokens = secrets / "tokens"
+        tokens.write_text(f"viewer read {'a' * 32}\n")
+        tokens.chmod(0o600)
+        relay.write_config(http={"listen": [{"address": f"127.0.0.1:{port}", "tls": True}], "token_file": str(tokens),
+                                 "tls_certificate": str(secrets / "certificate"), "tls_key": str(secrets / "key")})
+        world.start()
+        self.assertEqual(status_of(relay)["Uid"].split()[0], str(pwd.getpwnam(USER).pw_uid))
+        self.assertEqual((self.ask(port, "a" * 32), self.ask(port, "b" * 32)), (200, 401))
+        tokens.write_text(f"viewer read {'b' * 32}\n")
+        assert relay.process is not None
+        relay.process.signal(signal.SIGHUP)
+        told = relay.wait_logged("tokens_not_reloaded")[0]["text"]
+        self.assertIn(f"cannot read http.token_file {tokens}", told)
+        self.assertEqual((self.ask(port, "a" * 32), self.ask(port, "b" * 32)), (200, 401))
+        secrets.chmod(0o711)
+        shutil.chown(tokens, USER)
+        relay.process.signal(signal.SIGHUP)
+        relay.wait_logged("reloaded", 2)
+        self.assertEqual((self.ask(port, "a" * 32), self.ask(port, "b" * 32)), (401, 200))
 
     def test_root_must_be_meant(self) -> None:
         done = self.refused({"user": None})

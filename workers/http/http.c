@@ -148,7 +148,7 @@ static void init_lock(struct http *h)
     (void)pthread_mutex_init(&h->shared.lock, NULL);
 }
 
-struct http *http_start(const struct config *config, struct log *log, struct error *error)
+struct http *http_create(const struct config *config, struct error *error)
 {
     static_assert(HTTP_LISTENERS_MAX >= 16, "as many as the configuration may list");
     struct http *h = calloc(1, sizeof *h);
@@ -156,20 +156,23 @@ struct http *http_start(const struct config *config, struct log *log, struct err
         error_set(error, "out of memory for the HTTP interface");
         return NULL;
     }
-    h->log = log;
     init_lock(h);
     list_init(&h->shared.connections);
     atomic_store(&h->shared.config, config);
     h->shared.tokens = tokens_load(config->http.token_file, error);
-    bool ok = h->shared.tokens != NULL && read_certificate(h, config, error);
-    for (unsigned i = 0; ok && i < config->http.listener_count; i++)
-        ok = open_listener(h, config, i, error);
-    ok = ok && start_keeper(h, error);
-    if (!ok) {
-        http_stop(h);
+    if (h->shared.tokens == NULL || !read_certificate(h, config, error))
         http_destroy(&h);
-    }
     return h;
+}
+
+bool http_start(struct http *h, struct log *log, struct error *error)
+{
+    const struct config *config = atomic_load(&h->shared.config);
+    h->log = log;
+    for (unsigned i = 0; i < config->http.listener_count; i++)
+        if (!open_listener(h, config, i, error))
+            return false;
+    return start_keeper(h, error);
 }
 
 bool http_serve(struct http *h, const struct worker_parts *parts, struct control *control,

@@ -24,9 +24,14 @@
 
 struct http;
 
-/* Binds the listeners of `config`, reads certificate, key and tokens, and answers: not ready yet.
- * `config` and `log` (or NULL) are borrowed for its life. NULL with `error`. */
-struct http *http_start(const struct config *config, struct log *log, struct error *error);
+/* Reads certificate, key and tokens of `config` (borrowed for its life) with the rights that the process
+ * has now: where it was started as root, none but root need be able to read them. Nothing runs yet.
+ * NULL with `error`. */
+struct http *http_create(const struct config *config, struct error *error);
+
+/* Binds the listeners and answers: not ready yet. `log` (or NULL) is borrowed for its life. False with
+ * `error`; http_stop and http_destroy are due in both cases. */
+bool http_start(struct http *h, struct log *log, struct error *error);
 
 /* The engine runs: requests are served from its `parts` and by `control`, borrowed until http_stop.
  * False with `error`: threads, memory. */
@@ -34,7 +39,8 @@ bool http_serve(struct http *h, const struct worker_parts *parts, struct control
                 struct error *error);
 
 /* A new configuration, which must outlive it: limits and tokens. False with `error` where the token
- * file cannot be used; the former tokens then hold on. */
+ * file cannot be used, for instance because only root may read it and the relay is root no more; the
+ * former tokens then hold on, and all else is taken over. */
 bool http_reload(struct http *h, const struct config *config, struct error *error);
 
 /* Is no injection under way? Those that come while the relay drains are refused. */
