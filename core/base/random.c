@@ -2,8 +2,6 @@
 
 #include "core/base/assert.h"
 
-#include <sys/random.h>
-
 /* xoshiro256** by Blackman and Vigna (public domain algorithm), seeded through splitmix64. */
 
 static uint64_t splitmix(uint64_t *x)
@@ -18,14 +16,6 @@ void random_init_seed(struct random *r, uint64_t seed)
 {
     for (int i = 0; i < 4; i++)
         r->state[i] = splitmix(&seed);
-}
-
-void random_init(struct random *r)
-{
-    uint64_t seed = 0;
-    ssize_t n = getrandom(&seed, sizeof seed, 0);
-    ASSERT(n == (ssize_t)sizeof seed);
-    random_init_seed(r, seed);
 }
 
 static uint64_t rotl(uint64_t x, int k)

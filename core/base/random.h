@@ -1,5 +1,5 @@
 /* Randomness for jitter, shuffles and identifiers: one generator per thread, seeded from the
- * kernel. A simulation seeds it itself. Not for keys: OpenSSL makes those. */
+ * kernel. Not for keys: OpenSSL makes those. */
 #ifndef ONWARD_CORE_BASE_RANDOM_H
 #define ONWARD_CORE_BASE_RANDOM_H
 
@@ -9,8 +9,10 @@ struct random {
     uint64_t state[4];
 };
 
-/* Seeded from the kernel (getrandom). */
+/* Seeded from the kernel (getrandom). A simulation stands in for it, so that its worlds replay. */
 void random_init(struct random *r);
+
+/* Seeded by this number: the same draws each time. */
 void random_init_seed(struct random *r, uint64_t seed);
 
 /* 64 uniform bits. */

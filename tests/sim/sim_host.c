@@ -508,9 +508,11 @@ static void hear_records(struct sim_dialogue *d, struct slice bytes)
         (void)SSL_accept(d->ssl);
         transmit_records(d, delay_us);
     }
-    for (char c;
-         !d->over && !d->forgets && SSL_is_init_finished(d->ssl) && SSL_read(d->ssl, &c, 1) == 1;)
-        hear_byte(d, c);
+    char text[4096];
+    for (int got; !d->over && SSL_is_init_finished(d->ssl) &&
+                  (got = SSL_read(d->ssl, text, sizeof text)) > 0;)
+        for (int i = 0; i < got && !d->over && !d->forgets; i++)
+            hear_byte(d, text[i]);
 }
 
 /* Up to where the fault is, or all. In clear byte by byte: the last one before TLS is a command's. */

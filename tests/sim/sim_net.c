@@ -4,6 +4,7 @@
 #include "core/base/clock.h"
 #include "core/base/poller.h"
 #include "tests/sim/sim_host.h"
+#include "tests/sim/sim_trail.h"
 
 #include <stdlib.h>
 
@@ -32,10 +33,13 @@ struct parcel {
     char bytes[];
 };
 
+static void on_parcel(void *context, uint64_t unused);
+
 static struct {
     uint64_t now_us;
     uint64_t events_made;
     struct random random;
+    struct random seeds; /* for what the relay would ask the kernel for */
     struct event *heap;
     size_t count, room;
     struct sim_conn **conns;
@@ -67,6 +71,13 @@ uint64_t clock_mono_ms(void)
 uint64_t clock_wall_ms(void)
 {
     return WALL_START_MS + (net.now_us - START_US) / 1000;
+}
+
+/* In the place of core/base/random_kernel.c: even what the relay only hashes with decides something.
+ * Apart from the world's own draws, so that one more generator does not make all worlds anew. */
+void random_init(struct random *r)
+{
+    random_init_seed(r, random_u64(&net.seeds));
 }
 
 struct random *sim_random(void)
@@ -126,8 +137,22 @@ static struct event pop(void)
     return first;
 }
 
+/* What comes for a connection that the relay has closed is nobody's business: the rest of a flood
+ * would make most of a world's steps. */
+static bool is_lost(const struct event *e)
+{
+    if (e->run != on_parcel)
+        return false;
+    const struct parcel *p = e->context;
+    return p->conn->closed;
+}
+
 uint64_t sim_next_us(void)
 {
+    while (net.count > 0 && is_lost(&net.heap[0])) {
+        struct event lost = pop();
+        lost.run(lost.context, lost.argument);
+    }
     return net.count > 0 ? net.heap[0].at_us : UINT64_MAX;
 }
 
@@ -138,6 +163,7 @@ void sim_advance(uint64_t us)
     if (net.count == 0 || net.heap[0].at_us > net.now_us)
         return;
     struct event e = pop();
+    sim_trail_note("event", e.number, SLICE_LIT(""));
     e.run(e.context, e.argument);
 }
 
@@ -222,6 +248,7 @@ void poller_dispatch(struct poller *p, int count)
     unsigned events = c->pending;
     c->queued = false;
     c->pending = 0;
+    sim_trail_note("readiness", (uint64_t)c->fd << 32 | events, SLICE_LIT(""));
     if (c->watch != NULL && events != 0)
         c->watch->on_ready(c->watch, events);
 }
@@ -260,6 +287,7 @@ enum net_status net_connect(const struct address *to, const struct address *sour
     net.conns[net.conn_count++] = c;
     net.open++;
     *fd_out = c->fd;
+    sim_trail_note("connect", (uint64_t)c->fd, slice_of(to->ip, sizeof to->ip));
     if (fault_holds(h, FAULT_REFUSED))
         sim_after(2 * h->latency_us, on_connected, c, NET_REFUSED);
     else if (!fault_holds(h, FAULT_NO_SYN))
@@ -332,6 +360,7 @@ enum net_status net_read(int fd, void *buffer, size_t size, size_t *len_out)
     if (buf_len(&c->inbox) > 0) {
         struct slice part = slice_take(buf_slice(&c->inbox), size);
         memcpy(buffer, part.ptr, part.len);
+        sim_trail_note("read", (uint64_t)fd, slice_of(buffer, part.len));
         buf_consume(&c->inbox, part.len);
         c->read += part.len;
         *len_out = part.len;
@@ -381,6 +410,7 @@ enum net_status net_writev(int fd, const struct iovec *parts, int count, size_t 
         memcpy(p->bytes + at, parts[i].iov_base, part);
         at += part;
     }
+    sim_trail_note("write", (uint64_t)fd, slice_of(p->bytes, len));
     c->in_flight += len;
     c->blocked = len < all;
     sim_after(c->host->latency_us, on_heard, p, 0);
@@ -406,6 +436,7 @@ void net_close(int fd)
 {
     struct sim_conn *c = conn_of(fd);
     ASSERT(c != NULL && !c->closed && c->watch == NULL);
+    sim_trail_note("close", (uint64_t)fd, SLICE_LIT(""));
     c->closed = true;
     net.open--;
 }
@@ -458,4 +489,5 @@ void sim_net_reset(uint64_t seed)
     net.events_made = 0;
     net.now_us = START_US;
     random_init_seed(&net.random, seed);
+    random_init_seed(&net.seeds, ~seed);
 }

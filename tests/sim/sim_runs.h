@@ -7,12 +7,17 @@
 
 struct sim_tally {
     uint64_t worlds, steps;
-    uint64_t shown; /* the trace of the world with this number is shown; 0 = none */
+    uint64_t compared; /* worlds that were run twice */
+    uint64_t shown;    /* the trace of the world with this number is shown; 0 = none */
     struct sim_totals totals;
 };
 
 /* A world made of `seed` alone, run to its end. Ends the process where an invariant breaks. */
 void sim_run_seed(uint64_t seed, bool shows_trace, struct sim_tally *tally);
+
+/* The same, run twice: ends the process at the first thing that was not as in the first run (sim_trail.h).
+ * Counts once. */
+void sim_run_seed_twice(uint64_t seed, struct sim_tally *tally);
 
 /* The same dialogue, over and over: the first exchange falls silent, closes, resets or answers 421
  * behind each single byte that it says, and each that it hears. */

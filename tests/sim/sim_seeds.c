@@ -1,4 +1,5 @@
 #include "tests/sim/sim_runs.h"
+#include "tests/sim/sim_trail.h"
 
 #include <stdio.h>
 
@@ -190,4 +191,16 @@ void sim_run_seed(uint64_t seed, bool shows_trace, struct sim_tally *tally)
     sim_world_run(w);
     sim_tally_add(tally, w);
     sim_world_destroy(&w);
+}
+
+void sim_run_seed_twice(uint64_t seed, struct sim_tally *tally)
+{
+    struct sim_tally again = {0};
+    sim_trail_use(SIM_TRAIL_KEEP);
+    sim_run_seed(seed, false, tally);
+    sim_trail_use(SIM_TRAIL_COMPARE);
+    sim_run_seed(seed, false, &again);
+    sim_trail_end();
+    sim_trail_use(SIM_TRAIL_DIGEST);
+    tally->compared++;
 }

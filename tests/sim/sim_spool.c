@@ -3,6 +3,7 @@
 #include "core/base/assert.h"
 #include "core/base/clock.h"
 #include "tests/sim/sim_net.h"
+#include "tests/sim/sim_trail.h"
 
 #include <stdlib.h>
 
@@ -104,6 +105,8 @@ static void note_verdict(struct sim_message *m, const struct commit_op *op,
     struct sim_recipient *r = &m->recipients[v->recipient];
     ASSERT(v->recipient < m->envelope.recipient_count);
     ASSERT(r->end == SIM_WAITING); /* one end each */
+    sim_trail_note("verdict", m->id << 32 | v->recipient,
+                   slice_of(v->reply->text, strlen(v->reply->text)));
     r->attempts++;
     r->state.attempts = (uint16_t)r->attempts;
     r->state.last = *v->reply;
@@ -157,6 +160,8 @@ static void on_commit(void *context, uint64_t unused)
 void committer_submit(struct committer *c, struct commit_op **op)
 {
     (void)c;
+    if ((*op)->kind == COMMIT_RELEASE)
+        sim_trail_note("release", (*op)->u.release_mark, SLICE_LIT(""));
     uint64_t at = sim_now_us() + random_below(sim_random(), COMMIT_US_MAX);
     if (at < spool.last_commit_us)
         at = spool.last_commit_us;

@@ -1,13 +1,36 @@
+/* Its random numbers are the world's. For so little, a provider with an own generator would be the
+ * longer way. */
+#define OPENSSL_SUPPRESS_DEPRECATED
+
 #include "tests/sim/sim_tls.h"
 
 #include "core/base/assert.h"
+#include "core/base/clock.h"
+#include "core/base/random.h"
 
 #include <openssl/evp.h>
+#include <openssl/rand.h>
 #include <openssl/x509.h>
 
-enum { VALID_S = 10 * 365 * 86400 };
+enum { VALID_S = 10 * 365 * 86400, KEY_BYTES = 32 };
 
-static SSL_CTX *context; /* made at the first use, kept for the process */
+/* Made for the first world, kept for the process. */
+static SSL_CTX *context;
+static struct tls *client;
+
+static struct random numbers;
+
+static int draw(unsigned char *out, int len)
+{
+    for (int i = 0; i < len; i++)
+        out[i] = (unsigned char)random_u64(&numbers);
+    return 1;
+}
+
+static int always(void)
+{
+    return 1;
+}
 
 static X509 *make_certificate(EVP_PKEY *key)
 {
@@ -16,8 +39,9 @@ static X509 *make_certificate(EVP_PKEY *key)
     X509_NAME *name = X509_get_subject_name(certificate);
     (void)X509_set_version(certificate, 2);
     (void)ASN1_INTEGER_set(X509_get_serialNumber(certificate), 1);
-    (void)X509_gmtime_adj(X509_getm_notBefore(certificate), 0);
-    (void)X509_gmtime_adj(X509_getm_notAfter(certificate), VALID_S);
+    time_t now = (time_t)(clock_wall_ms() / 1000);
+    (void)ASN1_TIME_set(X509_getm_notBefore(certificate), now);
+    (void)ASN1_TIME_set(X509_getm_notAfter(certificate), now + VALID_S);
     (void)X509_set_pubkey(certificate, key);
     (void)X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, (const unsigned char *)"sim", -1, -1,
                                      0);
@@ -29,7 +53,8 @@ static X509 *make_certificate(EVP_PKEY *key)
 
 static void make_context(void)
 {
-    EVP_PKEY *key = EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
+    static const unsigned char secret[KEY_BYTES] = "the same in each of all worlds";
+    EVP_PKEY *key = EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, NULL, secret, sizeof secret);
     ASSERT(key != NULL);
     X509 *certificate = make_certificate(key);
     context = SSL_CTX_new(TLS_server_method());
@@ -42,10 +67,26 @@ static void make_context(void)
     EVP_PKEY_free(key);
 }
 
+void sim_tls_reset(uint64_t seed)
+{
+    static const RAND_METHOD method = {.bytes = draw, .pseudorand = draw, .status = always};
+    if (context == NULL) {
+        (void)RAND_set_rand_method(&method);
+        make_context();
+        struct error error = {{0}};
+        client = tls_create(false, NULL, &error);
+        ASSERT(client != NULL);
+    }
+    random_init_seed(&numbers, seed);
+}
+
+struct tls *sim_tls_client(void)
+{
+    return client;
+}
+
 SSL *sim_tls_server(void)
 {
-    if (context == NULL)
-        make_context();
     SSL *ssl = SSL_new(context);
     BIO *in = BIO_new(BIO_s_mem()), *out = BIO_new(BIO_s_mem());
     ASSERT(ssl != NULL && in != NULL && out != NULL);

@@ -3,6 +3,8 @@
 #include "core/base/assert.h"
 #include "core/base/clock.h"
 #include "dns/draft.h"
+#include "tests/sim/sim_tls.h"
+#include "tests/sim/sim_trail.h"
 #include "workers/inbound/client_counts.h"
 #include "workers/outbound/lane_priv.h"
 #include "workers/outbound/outbound.h"
@@ -177,6 +179,8 @@ struct sim_world *sim_world_create(uint64_t seed)
     current_seed = seed;
     sim_find_host = host_at;
     sim_net_reset(seed);
+    sim_tls_reset(seed);
+    sim_trail_begin();
     sim_copies_reset();
     w->config = config_load_text(config_text, sizeof config_text - 1, "sim", &error);
     if (w->config == NULL)
@@ -205,19 +209,17 @@ static void create_parts(struct sim_world *w)
     ASSERT(shared != NULL);
     memset(shared, 0, sizeof *w->parts.shared);
     w->parts = (struct worker_parts){.config = c,
-                                     .health = health_create(&health),
-                                     .destinations = destination_table_create(),
                                      .jobs = jobs_create(64),
+                                     .tls = sim_tls_client(),
                                      .observer = &w->observer,
                                      .sessions_max = w->sessions_max,
                                      .workers = &w->worker,
                                      .worker_count = 1,
                                      .shared = shared};
+    w->parts.health = health_create(&health); /* in this order: each draws a seed */
+    w->parts.destinations = destination_table_create();
     w->parts.shared->clients = client_counts_create();
     atomic_init(&w->parts.shared->next_id, 1 << 20); /* notices: apart from the world's own */
-    struct error error = {{0}};
-    w->parts.tls = tls_create(false, NULL, &error);
-    ASSERT(w->parts.tls != NULL);
     ASSERT(w->parts.health != NULL && w->parts.destinations != NULL && w->parts.jobs != NULL);
 }
 
@@ -373,6 +375,8 @@ static bool step(struct sim_world *w)
     w->steps_now = at > now ? 0 : w->steps_now + 1;
     if (w->steps_now > STEPS_AT_ONE_TIME_MAX)
         sim_fail("time stands still");
+    sim_trail_step(at);
+    sim_trail_note("draws", sim_random()->state[0] ^ w->worker.random.state[0], SLICE_LIT(""));
     sim_advance(at);
     int wait = schedule_run(w->schedule, clock_mono_ms(), clock_wall_ms());
     w->schedule_due_us =
@@ -403,7 +407,7 @@ static const char *recipient_of(const struct sim_message *m, uint32_t index, cha
 /* Copies of one message for one recipient, in order of time, judged against each other. Returns how
  * many the relay was told of. */
 static unsigned check_copies(const struct sim_world *w, const struct sim_message *m,
-                             const char *recipient)
+                             const struct sim_digest *meant, const char *recipient)
 {
     const struct sim_copy *later = NULL;
     unsigned told = 0;
@@ -412,11 +416,10 @@ static unsigned check_copies(const struct sim_world *w, const struct sim_message
         if (c->message != m->id || strcmp(c->recipient, recipient) != 0)
             continue;
         bool known = sim_copy_was_told(c);
-        struct sim_digest meant = sim_digest_of(buf_slice(&m->content));
-        if (c->content.bytes != meant.bytes || c->content.hash != meant.hash)
+        if (c->content.bytes != meant->bytes || c->content.hash != meant->hash)
             sim_fail("message %llu came to %s with %llu bytes of %llu, or others",
                      (unsigned long long)m->id, c->host->name, (unsigned long long)c->content.bytes,
-                     (unsigned long long)meant.bytes);
+                     (unsigned long long)meant->bytes);
         told += known;
         if (later != NULL && known)
             sim_fail("message %llu went to %s again, though %s had said 250",
@@ -430,11 +433,12 @@ static unsigned check_copies(const struct sim_world *w, const struct sim_message
     return told;
 }
 
-static void check_recipient(const struct sim_world *w, const struct sim_message *m, uint32_t index)
+static void check_recipient(const struct sim_world *w, const struct sim_message *m,
+                            const struct sim_digest *meant, uint32_t index)
 {
     char name[128];
     const struct sim_recipient *r = &m->recipients[index];
-    unsigned told = check_copies(w, m, recipient_of(m, index, name));
+    unsigned told = check_copies(w, m, meant, recipient_of(m, index, name));
     unsigned long long id = m->id;
     if (r->end == SIM_WAITING)
         sim_fail("message %llu for %s has no end", id, name);
@@ -456,8 +460,9 @@ static void check_books(const struct sim_world *w)
     uint64_t bounced_messages = 0;
     for (const struct sim_message *m = sim_messages(); m != NULL; m = m->next) {
         bool bounced = false;
+        struct sim_digest meant = sim_digest_of(buf_slice(&m->content));
         for (uint32_t i = 0; i < m->envelope.recipient_count; i++) {
-            check_recipient(w, m, i);
+            check_recipient(w, m, &meant, i);
             bounced |= m->recipients[i].end == SIM_BOUNCED;
         }
         bounced_messages += bounced && m->envelope.sender.len > 0;
@@ -507,7 +512,6 @@ void sim_world_destroy(struct sim_world **w)
     health_destroy(&old->parts.health);
     client_counts_destroy(&old->parts.shared->clients);
     jobs_destroy(&old->parts.jobs);
-    tls_destroy(&old->parts.tls);
     free(old->parts.shared);
     config_free(&old->config);
     free(old);
