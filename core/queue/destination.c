@@ -298,6 +298,8 @@ void destination_put_back(struct destination *d, struct link *list)
         d->references++;
     pthread_mutex_unlock(&d->shard->lock);
     pthread_mutex_lock(&d->shared.lock);
+    if (!list_empty(list))
+        priority_return(&d->shared.turn, delivery_of(list->next)->message->priority);
     while (!list_empty(list)) {
         struct link *last = list->prev;
         list_remove(last);

@@ -60,7 +60,7 @@ enum destination_call destination_enqueue(struct destination *d, struct delivery
 unsigned destination_take(struct destination *d, uint32_t recipients_max, struct link *out);
 
 /* What destination_take gave (the caller's own `list`, emptied), untouched, is the front of the queue
- * again. */
+ * again, and it is its class's turn again. */
 void destination_put_back(struct destination *d, struct link *list);
 
 /* Everything queued, moved to `out`: the destination cannot be reached now. Returns how many. */

@@ -33,4 +33,13 @@ static inline enum envelope_priority priority_next(struct priority_turn *t, bool
     return PRIORITY_BULK;
 }
 
+/* What was taken of this class goes back untouched: the turn is that class's again. */
+static inline void priority_return(struct priority_turn *t, enum envelope_priority class)
+{
+    if (class == PRIORITY_BULK)
+        t->passed = PRIORITY_BULK_EVERY - 1;
+    else if (t->passed > 0)
+        t->passed--;
+}
+
 #endif

@@ -1,5 +1,6 @@
 /* Destinations: how many lanes a queue is granted, and who gets what from it. */
 #include "core/queue/destination.h"
+#include "core/queue/priority.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -154,6 +155,166 @@ static void a_withdrawn_delivery_is_out_of_the_queue_once(void **state)
     destroy(w);
 }
 
+/* Takes one transaction's deliveries into `list`. */
+static unsigned take(struct world *w, struct link *list)
+{
+    list_init(list);
+    return destination_take(w->destination, 100, list);
+}
+
+/* The next to be taken is this one, alone. */
+static void assert_next(struct world *w, int delivery)
+{
+    struct link taken;
+    assert_int_equal(take(w, &taken), 1);
+    assert_ptr_equal(taken.next, &w->deliveries[delivery].shared.queue_link);
+}
+
+static void what_is_put_back_is_the_front_again_in_its_order(void **state)
+{
+    (void)state;
+    struct world *w = create();
+    w->deliveries[1].message = &w->messages[0]; /* both are one transaction */
+    enqueue(w, 3);
+    struct link taken;
+    assert_int_equal(take(w, &taken), 2);
+    enqueue(w, 1); /* comes while they are out */
+    destination_put_back(w->destination, &taken);
+    assert_true(list_empty(&taken));
+    assert_int_equal(destination_figures(w->destination).queued, 4);
+    assert_int_equal(take(w, &taken), 2);
+    assert_ptr_equal(taken.next, &w->deliveries[0].shared.queue_link);
+    assert_ptr_equal(taken.prev, &w->deliveries[1].shared.queue_link);
+    assert_next(w, 2);
+    assert_next(w, 3);
+    destroy(w);
+}
+
+static void putting_nothing_back_changes_nothing(void **state)
+{
+    (void)state;
+    struct world *w = create();
+    enqueue(w, 1);
+    struct link none;
+    list_init(&none);
+    destination_put_back(w->destination, &none);
+    assert_int_equal(destination_figures(w->destination).queued, 1);
+    assert_next(w, 0);
+    destroy(w);
+}
+
+static void what_is_put_back_keeps_its_destination_and_can_be_withdrawn(void **state)
+{
+    (void)state;
+    struct world *w = create();
+    w->deliveries[1].message = &w->messages[0];
+    enqueue(w, 2);
+    struct link taken;
+    assert_int_equal(take(w, &taken), 2);
+    assert_false(destination_withdraw(w->table, &w->deliveries[0])); /* a session has it */
+    destination_put_back(w->destination, &taken);
+    while (w->lanes-- > 0)
+        (void)destination_lane_end(w->destination, true);
+    destination_release(&w->destination); /* theirs are left */
+    assert_true(destination_withdraw(w->table, &w->deliveries[1]));
+    assert_true(destination_withdraw(w->table, &w->deliveries[0]));
+    destination_table_destroy(&w->table); /* none is left */
+    free(w);
+}
+
+static void transactional_mail_put_back_is_taken_before_bulk_again(void **state)
+{
+    (void)state;
+    struct world *w = create();
+    w->messages[1].priority = PRIORITY_TRANSACTIONAL;
+    enqueue(w, 2);
+    struct link taken;
+    assert_int_equal(take(w, &taken), 1);
+    assert_ptr_equal(taken.next, &w->deliveries[1].shared.queue_link);
+    assert_int_equal(destination_figures(w->destination).transactional, 0);
+    destination_put_back(w->destination, &taken);
+    assert_int_equal(destination_figures(w->destination).transactional, 1);
+    assert_next(w, 1);
+    assert_next(w, 0);
+    destroy(w);
+}
+
+static void a_turn_is_not_spent_by_what_is_put_back(void **state)
+{
+    (void)state;
+    struct world *w = create();
+    enum { BULK = PRIORITY_BULK_EVERY }; /* the delivery behind those before it in the turn */
+    for (int i = 0; i < 2 * PRIORITY_BULK_EVERY; i++)
+        w->messages[i].priority = i == BULK ? PRIORITY_BULK : PRIORITY_TRANSACTIONAL;
+    enqueue(w, 2 * PRIORITY_BULK_EVERY);
+    struct link taken;
+    for (int i = 0; i < PRIORITY_BULK_EVERY - 1; i++) {
+        assert_int_equal(take(w, &taken), 1);
+        destination_put_back(w->destination, &taken); /* taken and put back, it counts for none */
+        assert_next(w, i);
+    }
+    assert_int_equal(take(w, &taken), 1);
+    assert_ptr_equal(taken.next, &w->deliveries[BULK].shared.queue_link);
+    destination_put_back(w->destination, &taken);
+    assert_next(w, BULK);
+    assert_next(w, PRIORITY_BULK_EVERY - 1);
+    destroy(w);
+}
+
+static void a_lane_that_steps_aside_makes_room_for_another(void **state)
+{
+    (void)state;
+    struct world *w = create();
+    enqueue(w, DELIVERIES);
+    assert_false(destination_lane_add(w->destination, LANES_MAX));
+    assert_true(destination_step_aside(w->destination, LANES_MAX));
+    struct destination_figures f = destination_figures(w->destination);
+    assert_int_equal(f.lanes, UNPROVEN_MAX - 1);
+    assert_int_equal(f.aside, 1);
+    assert_true(destination_lane_add(w->destination, LANES_MAX));
+    assert_false(destination_lane_add(w->destination, LANES_MAX));
+    destination_aside_over(w->destination);
+    f = destination_figures(w->destination);
+    assert_int_equal(f.lanes, UNPROVEN_MAX); /* its right is not given back twice */
+    assert_int_equal(f.aside, 0);
+    destroy(w);
+}
+
+static void no_more_lanes_step_aside_than_there_may_be(void **state)
+{
+    (void)state;
+    enum { MAX = 2 };
+    struct world *w = create();
+    enqueue(w, 1);
+    for (int i = 0; i < MAX; i++) {
+        assert_true(destination_step_aside(w->destination, MAX));
+        destination_lane_begin(w->destination);
+    }
+    assert_false(destination_step_aside(w->destination, MAX));
+    assert_int_equal(destination_figures(w->destination).lanes, 1); /* it keeps its right */
+    destination_aside_over(w->destination);
+    assert_true(destination_step_aside(w->destination, MAX));
+    destination_lane_begin(w->destination);
+    for (int i = 0; i < MAX; i++)
+        destination_aside_over(w->destination);
+    destroy(w);
+}
+
+static void mail_that_finds_only_lanes_aside_gets_one_of_its_own(void **state)
+{
+    (void)state;
+    struct world *w = create();
+    enqueue(w, 1);
+    assert_next(w, 0);
+    assert_true(destination_step_aside(w->destination, 1));
+    assert_int_equal(destination_figures(w->destination).lanes, 0);
+    struct idle_lane *idle = NULL;
+    assert_int_equal(destination_enqueue(w->destination, &w->deliveries[1], WORKER, 1, &idle),
+                     DESTINATION_OPEN_LANE);
+    destination_aside_over(w->destination);
+    destroy(w); /* ends the one lane that is left */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -163,6 +324,14 @@ int main(void)
         cmocka_unit_test(deliveries_of_one_message_are_taken_together_up_to_the_limit),
         cmocka_unit_test(a_lane_that_enters_idle_is_called_by_the_next_mail),
         cmocka_unit_test(a_withdrawn_delivery_is_out_of_the_queue_once),
+        cmocka_unit_test(what_is_put_back_is_the_front_again_in_its_order),
+        cmocka_unit_test(putting_nothing_back_changes_nothing),
+        cmocka_unit_test(what_is_put_back_keeps_its_destination_and_can_be_withdrawn),
+        cmocka_unit_test(transactional_mail_put_back_is_taken_before_bulk_again),
+        cmocka_unit_test(a_turn_is_not_spent_by_what_is_put_back),
+        cmocka_unit_test(a_lane_that_steps_aside_makes_room_for_another),
+        cmocka_unit_test(no_more_lanes_step_aside_than_there_may_be),
+        cmocka_unit_test(mail_that_finds_only_lanes_aside_gets_one_of_its_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
