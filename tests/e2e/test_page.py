@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+from browser import Browser
 from harness import BINARY, E2ETest, ORIGIN, Ports, main, wait_until
 
 SENDER = f"sender@{ORIGIN}"
@@ -76,6 +77,30 @@ class Page(Shown):
         self.assertNotIn("<img", body)
         self.assertEqual(page.count("<script"), 1)
         self.assertNotIn(TOKEN, page)
+
+    def test_at_the_width_of_a_phone_nothing_is_wider_than_it_light_or_dark(self) -> None:
+        name = "a-domain-of-a-customer-with-a-very-long-name"
+        self.start("silent@GREETING", f"reply@RCPT/bad=550 5.1.1 {'no-space-anywhere/' * 8}")
+        self.relay.run("suspend", f"{name}.example.org", "--for", "2h", "--reason", "asked-by-their-postmaster-" * 5)
+        self.relay.send(SENDER, [f"bad@{self.domain}"], "bad")
+        self.relay.send(SENDER, ["r@suspended.example.org", f"r@{name}.example.org"], "other")
+        self.relay.wait_logged("bounced")
+        browser = Browser()
+        self.addCleanup(browser.close)
+        grounds = set()
+        for width, height, scheme in ((390, 844, "light"), (390, 844, "dark"), (1280, 900, "light"), (1280, 900, "dark")):
+            with self.subTest(width=width, scheme=scheme):
+                browser.open(f"{self.url}?{width}{scheme}#{TOKEN}", width, height, scheme)
+                wait_until(lambda: browser.evaluate("document.getElementById('suspended-table')?.innerText.includes('postmaster')"
+                                                    " && document.querySelectorAll('#exchange-table tbody tr').length > 1"),
+                           "the page to show its figures")
+                self.assertEqual(browser.evaluate("innerWidth"), width)
+                self.assertLessEqual(browser.evaluate("document.scrollingElement.scrollWidth"), width)
+                wide = browser.evaluate("[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth)"
+                                        ".map((e) => e.id)")
+                self.assertEqual(wide, [], "must be pushed about to be read")
+                grounds.add((scheme, browser.evaluate("getComputedStyle(document.body).backgroundColor")))
+        self.assertEqual(len(grounds), 2, "light and dark look the same")
 
     def test_without_a_token_it_asks_for_one_and_shows_nothing(self) -> None:
         self.fail_some()
