@@ -40,10 +40,12 @@ TARGETS = {
     "inject": 4096,
     "log": 1500,
     "mail_text": 3000,
+    "mime": 3000,
     "packet": 1024,
     "proxy": 2100,
     "record": 2000,
     "reply": 2500,
+    "screen": 3000,
     "server": 2600,
     "stuff": 600,
 }

@@ -80,7 +80,7 @@ static void width_is_counted_in_columns_of_the_screen(void **state)
                       "Grüße  x      1\n"
                       "郵件   x      2\n"
                       "??     x      3\n"
-                      "??2J?  x      4\n");
+                      "?2J?   x      4\n");
     table_destroy(&t);
 }
 

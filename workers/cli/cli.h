@@ -3,6 +3,7 @@
 #ifndef ONWARD_WORKERS_CLI_CLI_H
 #define ONWARD_WORKERS_CLI_CLI_H
 
+#include "core/base/slice.h"
 #include "core/config/config.h"
 
 #include <jansson.h>
@@ -44,7 +45,11 @@ int cli_fail(int status, const char *format, ...) __attribute__((format(printf, 
 int cli_ask(const struct cli_options *options, json_t *request,
             void (*on_line)(void *context, const json_t *line), void *context);
 
-/* ---- tables for people (table.c) ---- */
+/* ---- for people's eyes (table.c) ---- */
+
+/* What a sender or a peer wrote, for a terminal: what is no text, commands it or hides becomes '?'. As
+ * much as fits into `size`, and a NUL; `out` may be where `text` lies. Returns `out`. */
+char *cli_printable(struct slice text, char *out, size_t size);
 
 struct table;
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
+#include <unistd.h>
 
 /* What the lines of an answer are gathered into. */
 struct listing {
@@ -95,6 +96,26 @@ static int list(const struct cli_options *options, int argc, char **argv)
     return status;
 }
 
+/* Into a file or a pipe as it is; a terminal gets no commands from it. */
+static void print_content(const char *text)
+{
+    char shown[1024];
+    if (!isatty(STDOUT_FILENO)) {
+        (void)fputs(text, stdout);
+        return;
+    }
+    while (*text != '\0') {
+        size_t len = strcspn(text, "\t\n");
+        struct slice piece = slice_of(text, len < sizeof shown ? len : sizeof shown - 1);
+        text += piece.len;
+        if (*text == '\n' && piece.len > 0 && text[-1] == '\r')
+            piece.len--;
+        (void)fputs(cli_printable(piece, shown, sizeof shown), stdout);
+        if (*text == '\t' || *text == '\n')
+            (void)fputc(*text++, stdout);
+    }
+}
+
 static void on_show_line(void *context, const json_t *line)
 {
     struct listing *l = context;
@@ -110,8 +131,10 @@ static void on_show_line(void *context, const json_t *line)
     }
     table_print(l->table);
     (void)printf("submitted by %s\n", cli_text(line, "origin"));
-    if (l->with_content)
-        (void)printf("\n%s", cli_text(line, "content"));
+    if (!l->with_content)
+        return;
+    (void)fputc('\n', stdout);
+    print_content(cli_text(line, "content"));
 }
 
 static int show(const struct cli_options *options, int argc, char **argv)

@@ -28,21 +28,25 @@ struct table *table_create(const char *const *headings)
     return t;
 }
 
-/* What a sender or a peer wrote must not command the terminal, nor hide: it becomes '?'. */
-static void disarm(char *text)
+char *cli_printable(struct slice text, char *out, size_t size)
 {
-    struct slice rest = slice_str(text);
-    for (char *at = text; rest.len > 0;) {
+    size_t at = 0;
+    while (text.len > 0) {
         unsigned code;
-        size_t len = utf8_length(rest);
-        bool bad =
-            len == 0 || (unsigned char)*at < ' ' || *at == 0x7f || utf8_is_hidden(rest, len, &code);
-        len = len > 0 ? len : 1;
-        if (bad)
-            memset(at, '?', len);
-        at += len;
-        rest = slice_skip(rest, len);
+        unsigned char c = (unsigned char)text.ptr[0];
+        size_t len = utf8_length(text);
+        bool good = len > 0 && c >= ' ' && c != 0x7f && !utf8_is_hidden(text, len, &code);
+        if (at + (good ? len : 1) >= size)
+            break;
+        if (good)
+            memmove(out + at, text.ptr, len);
+        else
+            out[at] = '?';
+        at += good ? len : 1;
+        text = slice_skip(text, len > 0 ? len : 1);
     }
+    out[at] = '\0';
+    return out;
 }
 
 void table_add(struct table *t, const char *const *cells)
@@ -62,8 +66,8 @@ void table_add(struct table *t, const char *const *cells)
         t->cells[t->count] = strdup(text);
         if (t->cells[t->count] == NULL)
             return;
-        disarm(t->cells[t->count]);
-        t->count++;
+        char *cell = t->cells[t->count++];
+        (void)cli_printable(slice_str(cell), cell, strlen(cell) + 1);
     }
 }
 

@@ -1,7 +1,7 @@
 #include "workers/cli/trace_print.h"
 
 #include "core/base/clock.h"
-#include "core/base/utf8.h"
+#include "workers/cli/cli.h"
 #include "workers/outbound/session.h"
 
 #include <jansson.h>
@@ -26,10 +26,11 @@ static double seconds(const struct trace_print *p)
 /* For people: "   5.003  #1  text". */
 static void say(const struct trace_print *p, uint64_t session, const char *text)
 {
-    char name[24] = "";
+    char name[24] = "", shown[3 * TEXT_SIZE];
     if (session > 0)
         (void)snprintf(name, sizeof name, "#%llu", (unsigned long long)session);
-    (void)printf("%8.3f  %-4s %s\n", seconds(p), name, text);
+    (void)printf("%8.3f  %-4s %s\n", seconds(p), name,
+                 cli_printable(slice_str(text), shown, sizeof shown));
     (void)fflush(stdout);
 }
 
@@ -44,26 +45,6 @@ static void end_json(json_t *line)
     (void)fputc('\n', stdout);
     (void)fflush(stdout);
     json_decref(line);
-}
-
-/* A peer's bytes for the screen: what is not printable shows as '?'. */
-static const char *printable(struct slice s, char out[TEXT_SIZE])
-{
-    size_t at = 0;
-    while (s.len > 0 && at + 5 < TEXT_SIZE) {
-        unsigned char c = (unsigned char)s.ptr[0];
-        size_t len = utf8_length(s);
-        bool shown = len > 1 ? !(c == 0xc2 && (unsigned char)s.ptr[1] < 0xa0)
-                             : len == 1 && c >= 0x20 && c != 0x7f;
-        if (shown)
-            memcpy(out + at, s.ptr, len);
-        else
-            out[at] = '?';
-        at += shown ? len : 1;
-        s = slice_skip(s, len > 0 ? len : 1);
-    }
-    out[at] = '\0';
-    return out;
 }
 
 void trace_print_note(struct trace_print *p, const char *about, const char *format, ...)
@@ -150,7 +131,8 @@ static void print_line(struct trace_print *p, struct trace_session *t, char arro
     if (t->lines_shown > LINES_PER_SESSION_MAX)
         (void)snprintf(text, sizeof text, "%c (more, not shown)", arrow);
     else
-        (void)snprintf(text, sizeof text, "%c %s%s", arrow, printable(line, shown), end);
+        (void)snprintf(text, sizeof text, "%c %s%s", arrow,
+                       cli_printable(line, shown, sizeof shown), end);
     say(p, t->number, text);
 }
 
@@ -281,7 +263,7 @@ static void print_for_people(struct trace_print *p, const struct observed *e)
 static void set_text(json_t *line, const char *key, struct slice text)
 {
     char shown[TEXT_SIZE];
-    (void)json_object_set_new(line, key, json_string(printable(text, shown)));
+    (void)json_object_set_new(line, key, json_string(cli_printable(text, shown, sizeof shown)));
 }
 
 static const char *kind_name(enum observed_kind kind)
