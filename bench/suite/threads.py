@@ -37,33 +37,35 @@ class Threads(Scenario):
     """A run for each number of workers."""
 
     name: str = "threads"
-    title: str = "CPU a message by thread, 64 submitters, 200 destinations: what would bind on more cores"
-    workers: tuple[int, ...] = (1, 2)
+    title: str = "CPU a message by thread, 200 destinations: what would bind on more cores"
+    cases: tuple[tuple[int, int], ...] = ((1, 64), (2, 64), (2, 500))  # workers, submitters
     messages: int = 40000
-    load: Workload = Workload(Mail(submitters=64, domains=200), own_exchanges=True)
 
     def runs(self, plan: Plan) -> int:
-        return 0 if plan.quick else len(self.workers) * len(plan.those(("onward",)))
+        return 0 if plan.quick else len(self.cases) * len(plan.those(("onward",)))
 
     def settings(self, plan: Plan) -> dict[str, Any]:
-        return {"workers": self.workers, "note": "Onward alone; us of CPU a message; ceiling_per_s: what the busiest thread of which "
+        return {"cases": self.cases, "note": "Onward alone; us of CPU a message; ceiling_per_s: what the busiest thread of which "
                                                  "there is only one could serve"}
 
     def measure(self, plan: Plan, note: Note) -> None:
-        for workers in self.workers:
-            note.run(f"onward-{workers}", 0, lambda: self._run(workers, int(self.messages * plan.part)))
+        for workers, submitters in self.cases:
+            load = Workload(Mail(submitters=submitters, domains=200), own_exchanges=True)
+            note.run(f"onward-{workers}-{submitters}", 0, lambda: run(workers, load, int(self.messages * plan.part)))
 
-    def _run(self, workers: int, messages: int) -> Figures:
-        with Folder() as folder, name_server(folder, records_of(self.load)), receiver(self.load, folder) as sink, \
-                running(Onward, folder, Setting(onward={"workers": {"threads": workers}})) as relay:
-            assert isinstance(relay, Onward)
-            warm_up(relay, self.load, sink, messages)
-            before = nanoseconds(relay.pid())
-            found = send(self.load, sink, messages, "a")
-            time.sleep(SETTLE_S)
-            after = nanoseconds(relay.pid())
-        each = {name: (after[name] - before.get(name, 0)) / messages / 1000 for name in after}
-        single = max((us for name, us in each.items() if name != WORKER), default=0.0)
-        return {"workers": workers, "per_s": messages / (found["ended_s"] - found["began_s"]),
-                **{f"{name}_us": us for name, us in sorted(each.items(), key=lambda item: -item[1]) if us > 0.05},
-                "ceiling_per_s": 1e6 / single if single else 0.0}
+
+def run(workers: int, load: Workload, messages: int) -> Figures:
+    """CPU time a message by thread."""
+    with Folder() as folder, name_server(folder, records_of(load)), receiver(load, folder) as sink, \
+            running(Onward, folder, Setting(onward={"workers": {"threads": workers}})) as relay:
+        assert isinstance(relay, Onward)
+        warm_up(relay, load, sink, messages)
+        before = nanoseconds(relay.pid())
+        found = send(load, sink, messages, "a")
+        time.sleep(SETTLE_S)
+        after = nanoseconds(relay.pid())
+    each = {name: (after[name] - before.get(name, 0)) / messages / 1000 for name in after}
+    single = max((us for name, us in each.items() if name != WORKER), default=0.0)
+    return {"workers": workers, "submitters": load.mail.submitters, "per_s": messages / (found["ended_s"] - found["began_s"]),
+            **{f"{name}_us": us for name, us in sorted(each.items(), key=lambda item: -item[1]) if us > 0.05},
+            "ceiling_per_s": 1e6 / single if single else 0.0}
