@@ -8,6 +8,8 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+enum { KEPT_MAX = 1 << 20 }; /* 48 MB; of a longer trail the rest is judged by its digest */
+
 struct note {
     uint64_t step, at_us;
     const char *what;
@@ -19,6 +21,7 @@ struct note {
 static struct {
     enum sim_trail_use use;
     uint64_t step, now_us, digest;
+    uint64_t kept_digest; /* of all of the trail that was kept */
     struct note *kept;
     size_t count, room; /* of `kept` */
     size_t at;          /* of those compared */
@@ -34,7 +37,7 @@ void sim_trail_begin(void)
     trail.step = trail.now_us = trail.digest = 0;
     trail.at = 0;
     if (trail.use == SIM_TRAIL_KEEP)
-        trail.count = 0;
+        trail.kept_digest = trail.count = 0;
 }
 
 void sim_trail_step(uint64_t now_us)
@@ -45,6 +48,9 @@ void sim_trail_step(uint64_t now_us)
 
 static void keep(const struct note *n)
 {
+    trail.kept_digest = n->digest;
+    if (trail.count == KEPT_MAX)
+        return;
     if (trail.count == trail.room) {
         trail.room = trail.room > 0 ? 2 * trail.room : 1 << 16;
         trail.kept = reallocarray(trail.kept, trail.room, sizeof *trail.kept);
@@ -60,6 +66,8 @@ static void keep(const struct note *n)
 
 static void compare(const struct note *n)
 {
+    if (trail.at == KEPT_MAX)
+        return;
     if (trail.at == trail.count)
         sim_fail("the second run goes on where the first had ended: " NOTE_FORMAT,
                  NOTE_ARGUMENTS(n));
@@ -91,8 +99,14 @@ void sim_trail_note(const char *what, uint64_t number, struct slice bytes)
 
 void sim_trail_end(void)
 {
-    if (trail.use == SIM_TRAIL_COMPARE && trail.at < trail.count)
+    if (trail.use != SIM_TRAIL_COMPARE)
+        return;
+    if (trail.at < trail.count)
         sim_fail("the second run ended before " NOTE_FORMAT, NOTE_ARGUMENTS(&trail.kept[trail.at]));
+    if (trail.digest != trail.kept_digest)
+        sim_fail("the second run is not the first, somewhere behind its first %d things: compare "
+                 "two outputs of `sim_main trail`",
+                 KEPT_MAX);
 }
 
 uint64_t sim_trail_digest(void)
