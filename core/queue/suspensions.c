@@ -254,13 +254,21 @@ static struct slice next_word(struct slice *line)
     return word;
 }
 
+static bool is_plain(struct slice s)
+{
+    for (size_t i = 0; i < s.len; i++)
+        if ((unsigned char)s.ptr[i] < ' ' || s.ptr[i] == 0x7f)
+            return false;
+    return true;
+}
+
 static bool read_line(struct slice line, struct suspension *out, uint64_t *until_wall_ms_out)
 {
     *out = (struct suspension){.since_wall_ms = 0};
     struct slice since = next_word(&line), until = next_word(&line), domain = next_word(&line);
     return slice_to_u64(since, &out->since_wall_ms) && slice_to_u64(until, until_wall_ms_out) &&
            (slice_equal(domain, SLICE_LIT("*")) || domain_normalize(domain, out->domain)) &&
-           slice_to_cstr(line, out->reason, sizeof out->reason);
+           is_plain(line) && slice_to_cstr(line, out->reason, sizeof out->reason);
 }
 
 /* Takes the line's in, unless its time is up. */
