@@ -247,12 +247,14 @@ static void log_accepted(struct submission *s, const struct envelope *e)
     log_end(&line);
 }
 
-/* Nothing of the submission is left anywhere else: it may be freed. */
+/* Nothing of the submission is left anywhere else: it may be freed. A message whose client left before its
+ * envelope was on the way is not accepted. */
 static bool gone(struct submission *s)
 {
     if (s->stage != SUBMISSION_CLOSED)
         return false;
     if (s->upload.ops_out == 0) {
+        upload_discard(&s->upload);
         list_remove(&s->link);
         list_push_back(&s->worker->inbound->graveyard, &s->link);
     }

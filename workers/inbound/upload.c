@@ -50,6 +50,13 @@ static void on_done(struct mail *mail, void *owner)
     bool ended = o->op.kind == COMMIT_MESSAGE;
     if (o->op.status != STORE_OK)
         u->status = o->op.status;
+    if (ended) {
+        u->chunks = o->op.u.message.chunk_number; /* those before it are stored for themselves */
+        if (u->status == STORE_OK)
+            u->chunks = 0; /* they are the message's now */
+        else
+            upload_discard(u);
+    }
     free_op(o);
     u->ops_out--;
     u->on_stored(u, ended);
@@ -116,7 +123,6 @@ bool upload_message(struct upload *u, const struct envelope *e, const struct rec
                 o->mark = *mark;
                 o->op.u.message.receipt = &o->mark;
             }
-            u->chunks = 0;
             post(u, o);
             return true;
         }

@@ -39,8 +39,8 @@ void upload_begin(struct upload *u, uint64_t id);
 void upload_chunk(struct upload *u);
 
 /* Posts the envelope and the last of the content, with the mark of a receipt (or NULL), which is
- * copied. Only while no op is out. False: it cannot be kept, `status` tells why, and what was stored
- * of it is given up. */
+ * copied. Only while no op is out. False: it cannot be kept, `status` tells why. Here, and where it
+ * comes back refused, what was stored of it is given up. */
 bool upload_message(struct upload *u, const struct envelope *e, const struct receipt_mark *mark);
 
 /* Chunks that are in the spool already are forgotten. Without memory for that they are found at the
