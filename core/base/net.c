@@ -1,5 +1,7 @@
 #include "core/base/net.h"
 
+#include "core/base/map_guard.h"
+
 #include <errno.h>
 #include <linux/filter.h>
 #include <netinet/tcp.h>
@@ -221,6 +223,9 @@ enum net_status net_writev(int fd, const struct iovec *parts, int count, size_t 
             *len_out = (size_t)n;
             return NET_OK;
         }
+        if (errno == EFAULT)
+            for (int i = 0; i < count; i++)
+                map_guard_touch(parts[i].iov_base, parts[i].iov_len);
         if (errno != EINTR)
             return status_of(errno);
     }

@@ -3,6 +3,7 @@
 #include "core/base/assert.h"
 #include "core/base/bytes.h"
 #include "core/base/clock.h"
+#include "core/base/map_guard.h"
 #include "core/spool/store_priv.h"
 
 #include <errno.h>
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sysexits.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -236,6 +238,22 @@ static bool make_new(struct store *s, const struct store_options *options, struc
 
 /* ---- opening one ---- */
 
+/* Whoever reads the map where the disk gives nothing back, or the file has ended, is stopped by SIGBUS. */
+static void watch_map(struct store *s)
+{
+    mdb_filehandle_t fd;
+    struct error text;
+    error_set(
+        &text,
+        "the spool %s cannot be read (SIGBUS): its disk fails, or its data.mdb was cut short. The "
+        "relay stops; what got its 250 is in the spool as far as that can still be read. See the "
+        "kernel's log (dmesg); where the disk is bad copy the folder to another, and set "
+        "spool.path; then start the relay again",
+        s->path);
+    if (mdb_env_get_fd(s->env, &fd) == 0)
+        s->guard = map_guard_watch(fd, text.text, EX_IOERR);
+}
+
 /* Opens the tables and checks the format. Nothing is written: a full disk does not keep the relay from
  * starting. */
 static bool open_spool(struct store *s, const struct store_options *options, struct error *error)
@@ -243,6 +261,8 @@ static bool open_spool(struct store *s, const struct store_options *options, str
     MDB_txn *txn = NULL;
     MDB_val key = format_key(), value = {0};
     int rc = open_env(s, options, s->path, 0);
+    if (rc == 0)
+        watch_map(s);
     if (rc == 0)
         rc = mdb_txn_begin(s->env, NULL, 0, &txn);
     if (rc == 0)
@@ -312,7 +332,7 @@ struct store *store_open(const struct store_options *options, struct error *erro
         return NULL;
     }
     (void)snprintf(s->path, sizeof s->path, "%s", options->path);
-    s->lock_fd = -1;
+    s->lock_fd = s->guard = -1;
     s->free_floor_bytes = options->free_floor_bytes;
     s->map_bytes = options->map_bytes;
     if (!make_folder(s, error) || !is_private(s->path, error) ||
@@ -330,6 +350,7 @@ void store_close(struct store **s)
     if (*s == NULL)
         return;
     ASSERT((*s)->txn == NULL);
+    map_guard_forget((*s)->guard);
     if ((*s)->env != NULL)
         mdb_env_close((*s)->env);
     if ((*s)->lock_fd >= 0)

@@ -14,6 +14,7 @@ struct store {
     MDB_dbi meta, envelopes, contents, states, unfinished, receipts;
     MDB_txn *txn; /* the committer's, between begin and commit */
     int lock_fd;
+    int guard;     /* of the map: a disk that cannot be read is told of */
     int failed_rc; /* (committer) what LMDB or the system said last that was no success */
     uint64_t free_floor_bytes;
     uint64_t map_bytes;

@@ -8,12 +8,14 @@ is bounded by what was under way at that moment.
 from __future__ import annotations
 
 import concurrent.futures
+import os
+import pathlib
 import random
 import smtplib
 import subprocess
 import threading
 
-from harness import E2ETest, ORIGIN, Relay, World, content_of, main, message, scaled, tool, up_to_data, wait_until
+from harness import BINARY, E2ETest, ORIGIN, Process, Relay, World, content_of, main, message, scaled, tool, up_to_data, wait_until
 
 SENDER = f"sender@postbox.{ORIGIN}"
 
@@ -59,6 +61,40 @@ class Submitters:
         for thread in self.threads:
             thread.join()
         return self.accepted
+
+
+class Unreadable(E2ETest):
+    def assert_told(self, relay: Relay) -> None:
+        process, relay.process = relay.process, None
+        assert process is not None
+        self.assertEqual(process.wait(), 74, process.stderr())
+        said = process.stderr()
+        for part in (relay.config["spool"]["path"], "cannot be read", "data.mdb was cut short", "dmesg"):
+            self.assertIn(part, said)
+
+    def test_a_spool_that_cannot_be_read_is_told_of_and_stops_the_relay(self) -> None:
+        """A file that was cut short raises in whoever reads its map what a disk does that fails to read: SIGBUS."""
+        world = self.world()
+        flag = world.folder / "busy"
+        flag.touch()
+        domain, _ = world.domain("one", f"reply@MAIL=450 4.7.1 Not now;while={flag}")
+        relay = world.start()
+        for number in range(5):
+            relay.send(SENDER, [f"r@{domain}"], f"m{number}", content_of(300_000))
+        relay.wait_logged("deferred", 5)
+        data = pathlib.Path(relay.config["spool"]["path"]) / "data.mdb"
+        whole = data.read_bytes()
+        flag.unlink()
+        os.truncate(data, 64 * 1024)
+        relay.run("queue", "retry", "--all")
+        self.assert_told(relay)
+        relay.process = Process([BINARY, "serve", "-c", relay.config_path], relay.folder, "onward-cut", relay.env)
+        self.assert_told(relay)
+        data.write_bytes(whole)  # what was in the spool goes on from there
+        relay.start()
+        relay.run("queue", "retry", "--all")
+        for number in range(5):
+            world.wait_accepted(f"m{number}")
 
 
 class Killed(E2ETest):
