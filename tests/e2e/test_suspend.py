@@ -92,6 +92,18 @@ class Suspend(E2ETest):
             self.w.wait_accepted(f"m{i}")
         self.assertEqual(len(self.w.exchanges.accepted()), 20, "something went twice")
 
+    def test_what_was_bound_behind_a_late_reply_and_comes_back_is_not_tried_elsewhere(self) -> None:
+        self.start("delay@GREETING=1;delay@DOT=6", delivery={"connections_per_destination": 1, "patience_min": "2s", "patience_max": "2s"})
+        with self.relay.connect() as client:
+            for i in range(3):
+                client.sendmail(SENDER, [f"r{i}@{self.domain}"], message(f"m{i}"))
+        wait_until(lambda: self.w.exchanges.commands(self.addresses[0], "DATA"), "a first message with the next one behind it")
+        self.say("suspend", self.domain)
+        self.relay.wait_logged("deferred", local="LOCAL_SUSPENDED")
+        wait_until(lambda: self.relay.logged("delivered"), "the first to be answered")
+        self.assertTrue(stays(lambda: len(self.w.exchanges.accepted()) == 1, 1), "more than the first went")
+        self.assertEqual(len(self.relay.json("queue", "list", "--state", "suspended")), 2)
+
     def test_all_mail_is_suspended_over_a_restart_and_a_kill(self) -> None:
         self.start()
         self.assertIn("all mail: suspended for 1h", self.say("suspend", "--all", "--for", "1h"))
