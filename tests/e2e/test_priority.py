@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import socket
 from typing import Any
 
 from harness import E2ETest, ORIGIN, Ports, main, message
@@ -60,6 +63,32 @@ class Priority(E2ETest):
         self.assertLess(self.passed_by("code", before), BACKLOG // 4)
         logged = self.relay.wait_logged("accepted", priority="transactional")
         self.assertEqual(len(logged), 1, "the newsletter was taken for transactional")
+
+    def inject(self, message_id: str, **more: Any) -> tuple[int, Any]:
+        """By HTTP, over the relay's unix socket."""
+        connection = http.client.HTTPConnection("localhost", timeout=20)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(20)
+        connection.sock.connect(self.relay.config["http"]["listen"][0]["socket"])
+        try:
+            connection.request("POST", "/api/inject/v1", json.dumps(
+                {"envelope_sender": SENDER, "recipients": [{"email": f"r@{self.domain}"}],
+                 "content": message(message_id).decode(), **more}))
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+    def test_an_injection_says_its_class_and_is_bulk_without(self) -> None:
+        self.start()
+        before = len(self.w.exchanges.accepted())
+        self.assertEqual(self.inject("newsletter")[0], 200)
+        self.assertEqual(self.inject("code", priority="transactional")[0], 200)
+        status, answer = self.inject("wrong", priority="urgent")
+        self.assertEqual((status, "priority" in answer["error"]), (400, True), answer)
+        self.assertLess(self.passed_by("code", before), BACKLOG // 4)
+        self.assertGreaterEqual(self.passed_by("newsletter", before), BACKLOG // 2)
+        self.assertEqual(len(self.relay.wait_logged("accepted", priority="transactional")), 1)
 
     def test_bulk_moves_on_behind_a_flood_of_transactional_mail(self) -> None:
         self.start()
