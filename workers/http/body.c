@@ -123,6 +123,8 @@ static bool append(struct http_request *r, struct slice bytes)
 {
     if (!make_room(r, bytes.len))
         return false;
+    if (bytes.len == 0) /* nothing was inflated yet: there may be no body */
+        return true;
     memcpy(r->body + r->body_len, bytes.ptr, bytes.len);
     r->body_len += bytes.len;
     return true;
