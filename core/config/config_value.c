@@ -188,6 +188,8 @@ static bool set_priority(struct config_loader *l, const struct config_key *key, 
 
 static bool set_url(struct config_loader *l, const struct config_key *key, yaml_node_t *node)
 {
+    yaml_node_t unquoted = *node; /* what is refused may hold a secret: it goes into no log */
+    unquoted.type = YAML_NO_NODE;
     struct slice s = scalar(node);
     bool known = slice_starts_nocase(s, SLICE_LIT("http://")) ||
                  slice_starts_nocase(s, SLICE_LIT("https://"));
@@ -196,7 +198,7 @@ static bool set_url(struct config_loader *l, const struct config_key *key, yaml_
         clean &= (unsigned char)s.ptr[i] > ' ' && (unsigned char)s.ptr[i] < 0x7f;
     if (!known || !clean)
         return config_refuse(
-            l, node, key->path,
+            l, &unquoted, key->path,
             "not a URL; expected one such as https://hooks.example.org/mail, of at "
             "most 500 characters");
     const char *copy = keep_string(l, s);

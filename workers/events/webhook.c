@@ -35,7 +35,7 @@ static void shorten_url(const char *url, char *out, size_t size)
     const char *host = strstr(url, "://");
     host = host != NULL ? host + 3 : url;
     size_t host_len = strcspn(host, "/?#");
-    const char *at = memchr(host, '@', host_len);
+    const char *at = memrchr(host, '@', host_len); /* a password may hold one */
     const char *from = at != NULL ? at + 1 : host;
     (void)snprintf(out, size, "%.*s%.*s", (int)(host - url), url, (int)strcspn(from, "?#"), from);
 }
