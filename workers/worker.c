@@ -196,7 +196,7 @@ bool worker_hang_up(struct worker *w)
 
 bool worker_is_quiet(struct worker *w)
 {
-    return atomic_load_explicit(&w->shared.figures.submissions_open, memory_order_relaxed) == 0 &&
+    return atomic_load_explicit(&w->shared.clients, memory_order_relaxed) == 0 &&
            atomic_load_explicit(&w->shared.figures.lanes_open, memory_order_relaxed) == 0;
 }
 

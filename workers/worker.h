@@ -54,14 +54,15 @@ struct worker_parts {
     struct observer *observer;   /* NULL while serving (outbound/observer.h) */
     const int *listeners;        /* descriptors, in the order of submission.listeners */
     unsigned listener_count;
-    unsigned sessions_max;  /* outbound connections a worker may have open */
-    struct worker *workers; /* all of them, to send mail to */
+    unsigned sessions_max; /* outbound connections a worker may have open */
+    struct worker
+        *workers; /* all of them, to send mail to: those below shared->listening are there */
     unsigned worker_count;
     struct {
         _Alignas(64) _Atomic uint64_t next_id; /* of messages */
         _Alignas(64) atomic_uint submitters;   /* open submission connections, all workers */
-        atomic_uint listening;                 /* workers that watch the listeners */
-        struct client_counts *clients;         /* per client address; own lock */
+        atomic_uint listening;         /* workers that watch the listeners; they start in order */
+        struct client_counts *clients; /* per client address; own lock */
     } * shared;
 };
 
@@ -138,6 +139,7 @@ struct worker {
         struct mailbox mailbox; /* its owner is the worker */
         struct worker_figures figures;
         struct worker_times times;
+        atomic_uint clients; /* submitters' connections: open, or on their way here */
     } shared;
 };
 

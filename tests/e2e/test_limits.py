@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
 import smtplib
 import socket
 import struct
@@ -24,6 +26,15 @@ def read_all(sock: socket.socket) -> bytes:
     except ConnectionError:
         pass
     return data
+
+
+def watched(pid: int) -> dict[str, int]:
+    """How many descriptors each epoll of a process watches."""
+    counts = {}
+    for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        if os.readlink(fd) == "anon_inode:[eventpoll]":
+            counts[fd.name] = pathlib.Path(f"/proc/{pid}/fdinfo/{fd.name}").read_text().count("tfd:")
+    return counts
 
 
 class LimitTest(E2ETest):
@@ -278,6 +289,22 @@ class SlowClients(LimitTest):
             self.still_serves(world, relay, recipient, f"among-idle-{number}")
         idle[0].sendall(b"NOOP\r\n")
         self.assertTrue(idle[0].recv(512).startswith(b"250 "))
+
+    def test_connections_are_shared_among_the_workers(self) -> None:
+        """Each worker watches its own with its own epoll, so the kernel tells how many that are."""
+        workers, callers = 4, 200
+        world = self.world(workers={"threads": workers})
+        relay = world.start()
+        assert relay.process is not None
+        before = watched(relay.process.pid)
+        for _ in range(callers):
+            sock = relay.socket()
+            self.addCleanup(sock.close)
+            self.assertTrue(sock.recv(512).startswith(b"220 "))
+        after = watched(relay.process.pid)
+        shares = sorted((after[epoll] - before.get(epoll, 0) for epoll in after), reverse=True)[:workers]
+        self.assertEqual(sum(shares), callers)
+        self.assertGreaterEqual(min(shares), callers // workers // 2, shares)
 
     def test_a_byte_a_second_costs_the_others_nothing(self) -> None:
         world, relay, recipient = self.relay()

@@ -13,6 +13,65 @@ enum {
     RECEIVED_MAX = 100, /* RFC 5321 6.3 */
 };
 
+/* ---- connections come in ---- */
+
+/* A connection on its way to the worker that is to serve it. */
+struct handover {
+    struct mail mail;
+    int fd;
+    unsigned listener;
+    struct address peer;
+};
+
+void inbound_refuse(struct inbound *i, int fd)
+{
+    if (fd >= 0)
+        net_close(fd);
+    atomic_fetch_sub(&i->worker->shared.clients, 1);
+}
+
+static void on_handover(struct mail *mail, void *owner)
+{
+    struct worker *w = owner;
+    struct handover *h = CONTAINER_OF(mail, struct handover, mail);
+    if (w->stopping)
+        inbound_refuse(w->inbound, h->fd);
+    else
+        submission_open(w->inbound, h->fd, &h->peer, h->listener);
+    free(h);
+}
+
+/* The kernel wakes the same worker for one caller after the other as long as it sleeps in between, and long-lived
+ * connections stay where they are. So of this worker and any other the one with fewer gets it: two choices
+ * keep all about even. */
+static struct worker *less_busy(struct worker *w)
+{
+    unsigned listening = atomic_load_explicit(&w->parts->shared->listening, memory_order_acquire);
+    if (listening < 2)
+        return w;
+    struct worker *other = &w->parts->workers[random_below(&w->random, listening)];
+    return atomic_load_explicit(&other->shared.clients, memory_order_relaxed) <
+                   atomic_load_explicit(&w->shared.clients, memory_order_relaxed)
+               ? other
+               : w;
+}
+
+static void place(struct inbound *i, int fd, const struct address *peer, unsigned listener)
+{
+    struct worker *to = less_busy(i->worker);
+    struct handover *h = to != i->worker ? malloc(sizeof *h) : NULL;
+    if (h == NULL) {
+        atomic_fetch_add(&i->worker->shared.clients, 1);
+        submission_open(i, fd, peer, listener);
+        return;
+    }
+    *h = (struct handover){
+        .mail.on_arrival = on_handover, .fd = fd, .listener = listener, .peer = *peer};
+    struct mail *mail = &h->mail;
+    atomic_fetch_add(&to->shared.clients, 1);
+    mailbox_post(&to->shared.mailbox, &mail);
+}
+
 static void on_connection(struct watch *watch, unsigned events)
 {
     (void)events;
@@ -23,7 +82,7 @@ static void on_connection(struct watch *watch, unsigned events)
         enum net_status status = net_accept(watch->fd, &fd, &peer);
         if (status != NET_OK)
             return; /* out of descriptors: the kernel's backlog keeps callers until some are free */
-        submission_open(listener->inbound, fd, &peer, listener->index);
+        place(listener->inbound, fd, &peer, listener->index);
     }
 }
 

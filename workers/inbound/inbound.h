@@ -1,6 +1,6 @@
 /* A worker's accepting half: the submission listeners and their connections. Owner: its worker.
  *
- *   accept -> allowed? room? -> [PROXY header] -> greeting -> commands -> content -> commit -> 250
+ *   accept -> whose? -> allowed? room? -> [PROXY header] -> greeting -> commands -> content -> commit -> 250
  *
  * A submitter's message becomes durable before its 250 (core/spool/committer.h); meanwhile that
  * connection's input waits in the kernel. Large contents stream to the spool in chunks, so that a
@@ -45,6 +45,9 @@ void inbound_drain(struct inbound *i);
 /* The drain has lasted long enough: 421 to all but those whose message is at the committer. */
 void inbound_hang_up(struct inbound *i);
 void inbound_abandon(struct inbound *i);
+
+/* A connection that was counted for this worker is not to be: closes it, where fd is not -1. */
+void inbound_refuse(struct inbound *i, int fd);
 
 /* Reads on where a turn was cut short; frees what was closed. True: more to read, so do not sleep.
  */

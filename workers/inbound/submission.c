@@ -46,6 +46,7 @@ void submission_close(struct submission *s)
     if (s->counted)
         client_counts_leave(w->parts->shared->clients, &s->client);
     atomic_fetch_sub(&w->parts->shared->submitters, 1);
+    atomic_fetch_sub(&w->shared.clients, 1);
     figure_drop(&w->shared.figures.submissions_open, 1);
     if (s->upload.ops_out == 0) {
         list_remove(&s->link);
@@ -118,7 +119,7 @@ void submission_open(struct inbound *i, int fd, const struct address *peer, unsi
     struct worker *w = i->worker;
     struct submission *s = calloc(1, sizeof *s);
     if (s == NULL) {
-        net_close(fd);
+        inbound_refuse(i, fd);
         return;
     }
     s->worker = w;
@@ -132,8 +133,7 @@ void submission_open(struct inbound *i, int fd, const struct address *peer, unsi
     timer_init(&s->timer, on_timer);
     s->smtp = smtp_server_create(&i->smtp, &s->out, &s->upload.content);
     if (s->smtp == NULL || !conn_open(&s->conn, w->poller, fd, on_ready)) {
-        if (s->smtp == NULL)
-            net_close(fd);
+        inbound_refuse(i, s->smtp == NULL ? fd : -1);
         smtp_server_destroy(&s->smtp);
         free(s);
         return;
