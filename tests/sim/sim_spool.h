@@ -23,7 +23,9 @@ struct sim_message {
     uint64_t id;
     bool is_notice;
     bool urgent; /* the world says: to be delivered by `deadline_us`, at the first attempt */
-    uint64_t deadline_us;
+    uint64_t deadline_us; /* were nothing queued before it */
+    uint64_t sent_us;
+    uint64_t routed_us; /* by then the routes of its domains are known */
     struct buf record;
     struct buf content;
     struct envelope envelope; /* without recipients */
