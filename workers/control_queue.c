@@ -244,6 +244,17 @@ static enum commit_edit edit_of(const char *op)
     return strcmp(op, "queue.retry") == 0 ? EDIT_RETRY : EDIT_BOUNCE;
 }
 
+/* An id that is mistyped, or of a message that has left, needs no search through the queue. */
+static bool is_known_absent(struct control_client *c, uint64_t id)
+{
+    struct slice record;
+    if (!store_read_begin(c->control->reader))
+        return false;
+    bool absent = !store_get_envelope(c->control->reader, id, &record);
+    store_read_end(c->control->reader);
+    return absent;
+}
+
 void control_queue_edit(struct control_client *c, const json_t *request)
 {
     char domain[DOMAIN_SIZE];
@@ -253,6 +264,10 @@ void control_queue_edit(struct control_client *c, const json_t *request)
         return;
     if ((id != 0) + (domain[0] != '\0') + all != 1) {
         control_error(c, "name exactly one of a message id, a domain, or all");
+        return;
+    }
+    if (id != 0 && is_known_absent(c, id)) {
+        control_done(c, json_pack("{s:I}", "matched", (json_int_t)0));
         return;
     }
     struct edit *e = calloc(1, sizeof *e);

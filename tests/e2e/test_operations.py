@@ -309,6 +309,33 @@ class Looking(E2ETest):
         self.assertEqual(world.wait_accepted("m")[0]["at"], world.exchanges.at(second))
         self.assertEqual(world.exchanges.connections(first), 0)
 
+    def test_a_long_queue_is_listed_in_part_and_says_so(self) -> None:
+        world = self.world()
+        domain = world.mx("one", world.silent_address())
+        relay = world.start()
+        for number in range(3):
+            relay.send(SENDER, [f"r{n}@{domain}" for n in range(500)], f"m{number}")
+        relay.wait_logged("deferred", 1500)
+        shown = relay.run("queue", "list").stdout
+        self.assertEqual(shown.count(f"@{domain}"), 1000)
+        self.assertIn("1000 recipients, and there are more", shown)
+        shown = relay.run("queue", "list", "--limit", "7").stdout
+        self.assertEqual(shown.count(f"@{domain}"), 7)
+        self.assertIn("7 recipients, and there are more", shown)
+        shown = relay.run("queue", "list", "--limit", "1500").stdout
+        self.assertEqual(shown.count(f"@{domain}"), 1500)
+        self.assertIn("1500 recipients.", shown)
+        self.assertEqual(len(relay.json("queue", "list")), 1500)
+        self.assertEqual(len(relay.json("queue", "list", "--limit", "3")), 3)
+        for bad in ("0", "-1", "many", "99999999999999999999"):
+            self.assertIn("usage", relay.run("queue", "list", "--limit", bad).stderr)
+
+    def test_an_id_that_is_not_queued_is_told_at_once(self) -> None:
+        relay = self.world().start()
+        done = relay.run("queue", "retry", "00000000000000ab")
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("nothing in the queue matches", done.stderr)
+
     def test_without_a_relay_commands_say_so(self) -> None:
         world = self.world()
         done = world.relay.run("queue", "list")

@@ -8,11 +8,14 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+enum { LIST_ROWS = 1000 };
+
 /* What the lines of an answer are gathered into. */
 struct listing {
     struct table *table; /* NULL: lines are printed as JSON */
     json_int_t count;
-    char after[32]; /* the relay has more behind this id; "" = that was all */
+    json_int_t limit; /* rows to show; 0: all */
+    char after[32];   /* the relay has more behind this id; "" = that was all */
     bool with_content;
 };
 
@@ -48,6 +51,8 @@ static void on_list_line(void *context, const json_t *line)
         return;
     }
     l->count++;
+    if (l->limit > 0 && l->count > l->limit)
+        return;
     if (l->table != NULL) {
         add_row(l, line);
         return;
@@ -60,10 +65,24 @@ static const char *const headings[] = {"ID",        "AGE",        "SIZE", "STATE
                                        "PRIORITY",  "TRIED",      "NEXT", "SENDER",
                                        "RECIPIENT", "LAST REPLY", NULL};
 
+static void print_count(const struct listing *l)
+{
+    if (l->count == 0)
+        (void)printf("The queue holds nothing that matches.\n");
+    else if (l->limit > 0 && l->count > l->limit)
+        (void)printf(
+            "%lld recipients, and there are more: --limit N shows more of them, --domain, --state "
+            "and --older fewer; `onward top` counts them.\n",
+            (long long)l->limit);
+    else
+        (void)printf("%lld recipients.\n", (long long)l->count);
+}
+
+/* A screenful for people, where nobody asked for another; a program gets all. */
 static int list(const struct cli_options *options, int argc, char **argv)
 {
     const char *domain = NULL, *state = NULL;
-    uint64_t older = 0;
+    uint64_t older = 0, limit = options->json ? 0 : LIST_ROWS;
     for (int i = 1; i < argc; i++) {
         if (i + 1 < argc && strcmp(argv[i], "--domain") == 0)
             domain = argv[++i];
@@ -72,11 +91,15 @@ static int list(const struct cli_options *options, int argc, char **argv)
         else if (i + 1 < argc && strcmp(argv[i], "--older") == 0 &&
                  units_parse_duration(slice_str(argv[i + 1]), &older))
             i++;
+        else if (i + 1 < argc && strcmp(argv[i], "--limit") == 0 &&
+                 slice_to_u64(slice_str(argv[i + 1]), &limit) && limit > 0 && limit <= INT32_MAX)
+            i++;
         else
             return cli_fail(EX_USAGE, "usage: onward queue list [--domain D] [--state "
-                                      "active|deferred|suspended|held] [--older 1h]");
+                                      "active|deferred|suspended|held] [--older 1h] [--limit N]");
     }
-    struct listing l = {.table = options->json ? NULL : table_create(headings)};
+    struct listing l = {.table = options->json ? NULL : table_create(headings),
+                        .limit = (json_int_t)limit};
     int status;
     do { /* page by page: the relay answers each quickly, however long the queue is */
         json_t *request = json_pack("{s:s,s:I,s:s}", "op", "queue.list", "older_than_ms",
@@ -86,12 +109,10 @@ static int list(const struct cli_options *options, int argc, char **argv)
         if (state != NULL)
             (void)json_object_set_new(request, "state", json_string(state));
         status = cli_ask(options, request, on_list_line, &l);
-    } while (status == 0 && l.after[0] != '\0');
+    } while (status == 0 && l.after[0] != '\0' && (limit == 0 || l.count <= l.limit));
     table_print(l.table);
     if (status == 0 && !options->json)
-        (void)printf(l.count == 0 ? "The queue holds nothing that matches.\n"
-                                  : "%lld recipients.\n",
-                     (long long)l.count);
+        print_count(&l);
     table_destroy(&l.table);
     return status;
 }

@@ -27,7 +27,7 @@ _onward()
 _onward_arguments()
 {
     case "$1 $2" in
-    'queue list') echo --domain --state --older --json --config ;;
+    'queue list') echo --domain --state --older --limit --json --config ;;
     'queue show') echo --content --json --config ;;
     'queue retry' | 'queue hold' | 'queue release' | 'queue bounce') echo --domain --all --json --config ;;
     'health list' | 'health clear') echo --json --config ;;
