@@ -11,7 +11,7 @@ import socket
 import time
 from typing import Iterator
 
-from harness import E2ETest, ORIGIN, Relay, SANITIZED, main, message, wait_until
+from harness import E2ETest, ORIGIN, Relay, SANITIZED, World, main, message, wait_until
 
 SENDER = f"sender@postbox.{ORIGIN}"
 SLOW_CLIENTS = 1000 if SANITIZED else 10000
@@ -189,6 +189,42 @@ class HostileNames(E2ETest):
         self.assertEqual(relay.logged("forged"), [])
         for line in relay.log_path.read_bytes().split(b"\n")[:-1]:
             json.loads(line)
+
+
+class Floods(E2ETest):
+    """An exchange that answers with a reply of megabytes that never ends, in each phase."""
+
+    MEMORY_KB = 16 * 1024  # more than one reply's bound for each of the connections, less than any flood
+    FLOOD_BYTES = 32 << 20  # what the kernel's buffers took before the relay hung up; a reader would have taken gigabytes
+
+    def flooded(self, phase: str) -> tuple[World, Relay, list[str]]:
+        world = self.world(delivery={"patience_max": "5s"})
+        self.domain, addresses = world.domain("one", f"flood@{phase}", "good")
+        return world, world.start(), addresses
+
+    def check_bounded(self, world: World, relay: Relay, before_kb: int, flooding: str) -> None:
+        closed = wait_until(lambda: world.exchanges.events.where(event="closed", at=world.exchanges.at(flooding)), "a hang-up")
+        self.assertLess(max(event["sent"] for event in closed), self.FLOOD_BYTES)
+        self.assertLess(relay.resident_kb() - before_kb, self.MEMORY_KB)
+
+    def test_a_flood_before_the_commit_sends_the_message_to_the_next_exchange_at_once(self) -> None:
+        for phase in ("GREETING", "EHLO", "MAIL", "RCPT", "DATA"):
+            with self.subTest(phase=phase):
+                world, relay, (flooding, good) = self.flooded(phase)
+                before_kb = relay.resident_kb()
+                begin = time.monotonic()
+                relay.send(SENDER, [f"r@{self.domain}"], "m")
+                self.assertEqual(world.wait_accepted("m")[0]["at"], world.exchanges.at(good))
+                self.assertLess(time.monotonic() - begin, 4)  # at once, not when patience is over
+                self.check_bounded(world, relay, before_kb, flooding)
+
+    def test_a_flood_in_place_of_the_last_reply_leaves_the_outcome_unknown(self) -> None:
+        world, relay, (flooding, _) = self.flooded("DOT")
+        before_kb = relay.resident_kb()
+        relay.send(SENDER, [f"r@{self.domain}"], "m")
+        relay.wait_logged("unknown")
+        self.assertEqual(world.exchanges.accepted("m"), [])  # no second copy anywhere
+        self.check_bounded(world, relay, before_kb, flooding)
 
 
 if __name__ == "__main__":
