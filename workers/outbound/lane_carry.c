@@ -396,6 +396,7 @@ void lane_lose_carrier(struct lane *l, struct session *s)
     struct carriage *c = CONTAINER_OF(s->carriages.prev, struct carriage, link);
     ASSERT(c->flight == f);
     bool committed = f->token == s;
+    s->transaction_began_ms = c->began_ms;
     s->flight = NULL;
     f->carriers--;
     if (!committed)

@@ -256,7 +256,8 @@ static void log_session(struct log_line *line, const struct worker *w, const str
     log_time(line, "greeting_ms", s->times.greeting_ms);
     log_time(line, "ehlo_ms", s->times.ehlo_ms);
     log_time(line, "tls_ms", s->times.tls_ms);
-    log_u64(line, "transaction_ms", w->now_ms - s->transaction_began_ms);
+    if (s->transaction_began_ms > 0)
+        log_u64(line, "transaction_ms", w->now_ms - s->transaction_began_ms);
     log_u64(line, "session_messages", s->messages);
 }
 

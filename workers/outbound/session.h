@@ -87,7 +87,7 @@ struct session {
     bool binding_ahead;       /* is about to write a content's end, and asks for what follows */
     struct carriage *sending; /* whose content is being sent, or NULL */
     struct body body;         /* of that one */
-    uint64_t transaction_began_ms; /* of the last one that was over */
+    uint64_t transaction_began_ms; /* of the last one that was over or lost; 0: none */
 };
 
 /* Connects. NULL where nothing could be opened: `*failure_out` says why, and `*host_fault_out`
