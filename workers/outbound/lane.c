@@ -208,6 +208,14 @@ struct session *lane_try(struct lane *l, const struct target *t, bool probe)
     return try_target(l, t, in_clear, probe);
 }
 
+/* As many of this lane are parked there as may be: an exchange that answers no content's end gets no more
+ * of the mail that a slow one may yet carry. */
+static bool is_crowded(const struct lane *l, const struct address *a)
+{
+    return l->flight != NULL && l->flight->carriers > 0 && !lane_has_asked(l, a) &&
+           lane_count_sessions_to(l, a) >= LANE_SESSIONS_PER_ADDRESS_MAX;
+}
+
 /* A probe never runs alone: the one behind it starts as well. */
 bool lane_start_next(struct lane *l)
 {
@@ -216,6 +224,8 @@ bool lane_start_next(struct lane *l)
            outbound_has_room(l->worker->outbound, lane_priority(l))) {
         struct target *t = &l->targets[l->next_target];
         bool probe = false;
+        if (is_crowded(l, &t->address))
+            break; /* in its turn again where the slow one fails */
         if (t->needs_probe) {
             probe = health_claim_probe(l->worker->parts->health, &t->address, l->worker->now_ms);
             if (!probe) {

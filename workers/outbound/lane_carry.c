@@ -57,7 +57,7 @@ void lane_carry(struct lane *l, struct session *s)
         session_carry(s, l->flight);
 }
 
-static unsigned count_sessions_to(const struct lane *l, const struct address *a)
+unsigned lane_count_sessions_to(const struct lane *l, const struct address *a)
 {
     unsigned count = 0;
     for (const struct link *i = l->sessions.next; i != &l->sessions; i = i->next)
@@ -71,7 +71,7 @@ static bool ask_first(struct lane *l, const struct session *ready)
 {
     const struct address *first = l->flight->try_first;
     if (first == NULL || address_same_ip(first, &ready->target.address) ||
-        count_sessions_to(l, first) >= LANE_SESSIONS_PER_ADDRESS_MAX)
+        lane_count_sessions_to(l, first) >= LANE_SESSIONS_PER_ADDRESS_MAX)
         return false;
     for (unsigned i = 0; i < l->target_count; i++) {
         if (!address_same_ip(&l->targets[i].address, first))

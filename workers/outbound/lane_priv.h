@@ -78,6 +78,9 @@ struct session *lane_find_carrier(const struct lane *l);
 bool lane_is_awaited(const struct lane *l);
 bool lane_has_asked(const struct lane *l, const struct address *a);
 
+/* The lane's sessions to this address, those that only wait for a late reply among them. */
+unsigned lane_count_sessions_to(const struct lane *l, const struct address *a);
+
 /* A peer's own words outrank our conclusions; among equals the latest holds. */
 void lane_note_failure(struct lane *l, const struct reply *reply, bool refusing);
 
