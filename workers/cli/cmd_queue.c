@@ -88,11 +88,11 @@ static int list(const struct cli_options *options, int argc, char **argv)
             domain = argv[++i];
         else if (i + 1 < argc && strcmp(argv[i], "--state") == 0)
             state = argv[++i];
-        else if (i + 1 < argc && strcmp(argv[i], "--older") == 0 &&
-                 units_parse_duration(slice_str(argv[i + 1]), &older))
-            i++;
-        else if (i + 1 < argc && strcmp(argv[i], "--limit") == 0 &&
-                 slice_to_u64(slice_str(argv[i + 1]), &limit) && limit > 0 && limit <= INT32_MAX)
+        else if (i + 1 < argc && ((strcmp(argv[i], "--older") == 0 &&
+                                   units_parse_duration(slice_str(argv[i + 1]), &older)) ||
+                                  (strcmp(argv[i], "--limit") == 0 &&
+                                   slice_to_u64(slice_str(argv[i + 1]), &limit) && limit > 0 &&
+                                   limit <= INT32_MAX)))
             i++;
         else
             return cli_fail(EX_USAGE, "usage: onward queue list [--domain D] [--state "
