@@ -124,6 +124,25 @@ static void pass_through(struct world *w)
     await(w, &w->passed, UINT32_MAX);
 }
 
+/* On the committer's thread, which looks at the floor. */
+static void on_turn(struct mail *mail, void *owner)
+{
+    struct world *w = CONTAINER_OF(mail, struct passing, op.mail)->world;
+    w->store->free_floor_bytes = UINT64_MAX;
+    atomic_store(&w->store->shared.room_checked_ms, 0);
+    (void)owner;
+}
+
+/* From here on there is no room. */
+static void use_up_room(struct world *w)
+{
+    struct passing p = {.op = {.kind = COMMIT_DISCARD, .u.discard_id = ID + 1, .on_done = on_turn},
+                        .world = w};
+    struct commit_op *op = &p.op;
+    committer_submit(w->committer, &op);
+    pass_through(w);
+}
+
 static void put_chunk(struct world *w)
 {
     static const char block[STORE_CHUNK_BYTES];
@@ -185,8 +204,7 @@ static void a_message_that_comes_back_refused_leaves_no_chunks(void **state)
     put_chunk(w);
     put_chunk(w);
     assert_true(has_chunk(w, 0) && has_chunk(w, 1));
-    w->store->free_floor_bytes = UINT64_MAX; /* from here on there is no room */
-    atomic_store(&w->store->shared.room_checked_ms, 0);
+    use_up_room(w);
     assert_true(put_message(w));
     await(w, &w->ended, UINT32_MAX);
     assert_int_equal(w->upload.status, STORE_NO_ROOM);
@@ -201,8 +219,7 @@ static void a_chunk_that_is_refused_takes_those_before_it_along(void **state)
     struct world *w = create();
     const bool never = false;
     put_chunk(w);
-    w->store->free_floor_bytes = UINT64_MAX;
-    atomic_store(&w->store->shared.room_checked_ms, 0);
+    use_up_room(w);
     buf_append(&w->upload.content, SLICE_LIT("more"));
     upload_chunk(&w->upload);
     await(w, &never, 2);
