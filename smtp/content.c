@@ -120,6 +120,14 @@ static void end_line(struct smtp_content *c)
     c->head_len = 0;
 }
 
+/* Would so many bytes more within the line pass the limit of the whole before that of the line? The reason
+ * that is told must not depend on how the run was cut. */
+static bool is_too_large_first(const struct smtp_content *c, size_t len)
+{
+    uint64_t size_left = c->limits.bytes_max > c->bytes ? c->limits.bytes_max - c->bytes : 0;
+    return len > size_left && c->line_bytes + size_left + 2 < c->limits.line_bytes_max;
+}
+
 /* A run of bytes without CR, LF or NUL within the line. */
 static void put_run(struct smtp_content *c, struct slice run)
 {
@@ -129,6 +137,8 @@ static void put_run(struct smtp_content *c, struct slice run)
         c->has_dot_lines = true;
     if (c->in_header)
         note_head(c, run);
+    if (is_too_large_first(c, run.len))
+        fail(c, SMTP_CONTENT_TOO_LARGE);
     c->line_bytes += run.len;
     if (c->line_bytes + 2 > c->limits.line_bytes_max)
         fail(c, SMTP_CONTENT_LINE_TOO_LONG);
