@@ -176,8 +176,8 @@ def faults(results: Results) -> Script:
     names = ", ".join(f"'{row['text']}' {top - place}" for place, row in enumerate(rows))
     blue = COLOURS["onward"]
     return data + f"""set title "Seconds until a message arrives whose first exchange ..."
-set logscale x; set xrange [0.002:1500]; set yrange [-0.7:{top + 0.7}]; set ytics ({names}) scale 0; set grid xtics ytics
-set xtics ("0.01 s" 0.01, "0.1 s" 0.1, "1 s" 1, "5 s" 5, "30 s" 30, "5 min" 300); set key outside top center horizontal Left reverse
+set logscale x; set xrange [0.0005:1500]; set yrange [-0.7:{top + 0.7}]; set ytics ({names}) scale 0; set grid xtics ytics
+set xtics ("0.001 s" 0.001, "0.01 s" 0.01, "0.1 s" 0.1, "1 s" 1, "5 s" 5, "30 s" 30, "5 min" 300); set key outside top center horizontal Left reverse
 set xlabel "Peers: default settings, measured elsewhere; a triangle: not within {peers['beyond_s']} s" textcolor rgb "#868e96"
 plot $first using 1:2 with points pointtype 7 pointsize 1.5 linecolor rgb "{blue}" title "Onward, first message", \\
      $third using 1:2 with points pointtype 6 pointsize 1.3 linewidth 2 linecolor rgb "{blue}" title "third", \\
