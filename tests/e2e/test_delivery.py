@@ -386,6 +386,17 @@ class Connections(E2ETest):
         self.assertLessEqual(most, 3)
         self.assertGreater(most, 1)
 
+    def test_an_exchange_whose_last_reply_is_late_each_time_gets_all_mail_at_the_first_attempt(self) -> None:
+        world = self.world(delivery={"connections_per_destination": 1, "patience_min": "1s", "patience_max": "1s"})
+        domain, _ = world.domain("one", "delay@DOT=3")
+        relay = world.start()
+        with relay.connect() as client:
+            for number in range(4):
+                client.sendmail(SENDER, [f"r@{domain}"], message(f"m{number}"))
+        relay.wait_logged("delivered", 4)
+        self.assertEqual(relay.logged("deferred"), [])
+        self.assertEqual(len(world.exchanges.accepted()), 4)
+
     def test_an_exchange_that_ends_a_kept_connection_is_not_blamed(self) -> None:
         world = self.world()
         domain, (first, second) = world.domain("one", "mail-max=1", "good")

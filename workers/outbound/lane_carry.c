@@ -517,6 +517,8 @@ void lane_on_broken_off(struct lane *l, struct session *s)
     lane_let_go(l, s);
     if (l->is_aside)
         lane_finish_aside(l);
-    else if (!l->idling)
+    else if (l->flight != NULL)
         lane_go_on(l);
+    else if (!l->idling)
+        lane_restart(l); /* it has failed nobody: its address is as good as any for what waits */
 }
