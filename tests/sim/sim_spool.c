@@ -104,7 +104,7 @@ static void note_verdict(struct sim_message *m, const struct commit_op *op,
 {
     struct sim_recipient *r = &m->recipients[v->recipient];
     ASSERT(v->recipient < m->envelope.recipient_count);
-    ASSERT(r->end == SIM_WAITING); /* one end each */
+    ASSERT(r->end == SIM_WAITING);                /* one end each */
     ASSERT(v->reply->code != LOCAL_NO_RESOURCES); /* nothing is ever wanting here */
     sim_trail_note("verdict", m->id << 32 | v->recipient,
                    slice_of(v->reply->text, strlen(v->reply->text)));

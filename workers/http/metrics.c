@@ -132,8 +132,7 @@ static void put_delivery_times(struct buf *out, const struct worker_parts *parts
         char label[64];
         for (unsigned i = 0; i < parts->worker_count; i++)
             histogram_read(&parts->workers[i].shared.times.delivery[p], &r);
-        (void)snprintf(label, sizeof label, "priority=\"%s\"",
-                       envelope_priority_name((uint8_t)p));
+        (void)snprintf(label, sizeof label, "priority=\"%s\"", envelope_priority_name((uint8_t)p));
         timed(out, "delivery_seconds", label, &r, MS, LONGEST_US);
     }
 }
