@@ -490,6 +490,8 @@ void schedule_plan_outcome(struct schedule *s, struct commit_op *op)
     d->message->recipients_left -= finished;
     op->u.outcome.left_in_message = d->message->recipients_left;
     uint64_t delay = retry_delay(s, d->attempts), probe = op->u.outcome.probe_in_ms;
+    if (op->u.outcome.recipients[0].reply->code == LOCAL_SUSPENDED)
+        delay = 0; /* it is due: what is suspended goes at once when that is over */
     d->due_mono_ms = s->mono_ms + (probe > 0 && probe < delay ? probe : delay);
     op->u.outcome.next_due_wall_ms = schedule_due_wall_ms(s, d);
 }

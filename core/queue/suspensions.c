@@ -312,6 +312,11 @@ static bool load_file(struct suspensions *s, struct set *set, uint64_t mono_ms, 
         ok = text.len > 0 && text.ptr[text.len - 1] == '\n' &&
              load_line(set, slice_take(text, text.len - 1), mono_ms, wall_ms);
     }
+    if (ferror(file)) {
+        error_set(error, "cannot read %s, which says what is suspended: %m", s->path);
+        (void)fclose(file);
+        return false;
+    }
     if (!ok)
         error_set(error,
                   "%s:%u: not a suspension as `onward suspend` writes them; mend or remove the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -182,8 +183,9 @@ class Top(Shown):
         def run(*arguments: str) -> str:
             return subprocess.run([tmux, "-S", socket, *arguments], capture_output=True, text=True, check=True).stdout
 
-        run("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "env", "TERM=screen", str(binary), "top",
-            "-c", str(self.relay.config_path), ";", "set-option", "remain-on-exit", "on")
+        command = shlex.join([str(binary), "top", "-c", str(self.relay.config_path)])
+        run("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "env", "TERM=screen", "sh", "-c",
+            f"{command}; echo ended with $?; sleep 60")
         self.addCleanup(subprocess.run, [tmux, "-S", socket, "kill-server"], capture_output=True, check=False)
 
         def screen() -> str:
@@ -193,7 +195,7 @@ class Top(Shown):
         run("send-keys", "n")
         wait_until(lambda: "by name" in screen(), "the order to change")
         run("send-keys", "q")
-        wait_until(lambda: "Pane is dead (status 0" in screen() or "Pane is dead (0" in screen(), "top to end")
+        wait_until(lambda: "ended with 0" in screen(), "top to end")
 
 
 if __name__ == "__main__":

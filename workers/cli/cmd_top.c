@@ -362,11 +362,10 @@ static int run_screen(struct top *t)
         if (clock_mono_ms() < due)
             continue;
         due = clock_mono_ms() + REFRESH_MS;
-        (void)reset_shell_mode(); /* where the relay is gone, that is said on a proper terminal */
-        status = ask(t);
-        (void)reset_prog_mode();
-        if (status != 0)
-            break;
+        if (ask(t) != 0) {
+            (void)endwin(); /* where the relay is gone, that is said again on a proper terminal */
+            return ask(t);
+        }
     }
     (void)endwin();
     return status;

@@ -179,8 +179,9 @@ static void put_suspensions(struct buf *out, const struct worker_parts *parts)
 {
     struct suspension all;
     bool everything = suspensions_find(parts->suspensions, "", &all);
+    unsigned count = suspensions_count(parts->suspensions); /* "all" may have ended since */
     gauge(out, "suspended_domains", "Domains whose deliveries an operator has suspended.",
-          suspensions_count(parts->suspensions) - everything);
+          count > 0 ? count - everything : 0);
     gauge(out, "suspended_all", "1 where deliveries to all domains are suspended.", everything);
 }
 

@@ -75,13 +75,13 @@ static void end_one(struct worker *w, struct delivery *d, const struct reply *re
 static void queue_by_route(struct outbound *o, struct delivery *d, const struct route *route)
 {
     struct worker *w = o->worker;
-    if (route->kind == ROUTE_FAILED) {
-        end_one(w, d, &route->failure);
-        return;
-    }
     if (suspensions_hold(w->parts->suspensions, d->domain->name)) { /* since it became due */
         struct reply reply = reply_local(LOCAL_SUSPENDED);
         end_one(w, d, &reply);
+        return;
+    }
+    if (route->kind == ROUTE_FAILED) {
+        end_one(w, d, &route->failure);
         return;
     }
     struct destination *destination =
