@@ -32,6 +32,7 @@ class Suspend(E2ETest):
         self.domain, self.addresses = self.w.domain("one", *(behaviours or ("good",)))
         self.other, _ = self.w.domain("two", "good")
         self.relay = self.w.start()
+        wait_until(lambda: self.ask("GET", "/readyz")[0] == 200, "HTTP, which comes behind the control socket")
 
     def send(self, message_id: str, domain: str | None = None) -> None:
         self.relay.send(SENDER, [f"r@{domain or self.domain}"], message_id)
