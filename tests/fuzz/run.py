@@ -54,8 +54,11 @@ TARGETS = {
 
 
 def arguments(target):
-    """Its bounds; a leak is looked for over the whole corpus, not after each input."""
-    given = [str(BUILD / f"fuzz_{target}"), f"-max_len={TARGETS[target]}", "-timeout=10", "-rss_limit_mb=2048"]
+    """Its bounds, and where it leaves what it finds; a leak is looked for over the whole corpus, not after each input."""
+    artifacts = BUILD / "artifacts"
+    artifacts.mkdir(exist_ok=True)
+    given = [str(BUILD / f"fuzz_{target}"), f"-max_len={TARGETS[target]}", "-timeout=10", "-rss_limit_mb=2048",
+             f"-artifact_prefix={artifacts}/{target}-"]
     words = HERE / "dictionaries" / f"{target}.dict"
     return given + ([f"-dict={words}"] if words.exists() else [])
 
@@ -116,11 +119,9 @@ def next_target(chosen):
 
 def run_slice(target, seconds):
     """True if it ended well; then it counts."""
-    artifacts = BUILD / "artifacts"
-    artifacts.mkdir(exist_ok=True)
     log = BUILD / f"fuzz_{target}.log"
     command = arguments(target) + [f"-max_total_time={seconds}", "-print_final_stats=1", "-detect_leaks=0", "-reload=0",
-                                   f"-artifact_prefix={artifacts}/{target}-", str(work(target)), str(kept(target))]
+                                   str(work(target)), str(kept(target))]
     began = time.monotonic()
     with log.open("w") as out:
         child = subprocess.Popen(command, env=environment(leaks=False), stdout=out, stderr=out)
