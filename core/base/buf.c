@@ -98,17 +98,21 @@ void buf_append_u64(struct buf *b, uint64_t value)
 
 void buf_printf(struct buf *b, const char *format, ...)
 {
+    /* Into the room that is there, which is nearly always enough; otherwise once more. */
+    size_t room = b->capacity - b->end;
     va_list args;
     va_start(args, format);
-    int len = vsnprintf(NULL, 0, format, args);
+    int len = vsnprintf(room > 0 ? b->ptr + b->end : NULL, room, format, args);
     va_end(args);
     ASSERT(len >= 0);
-    char *to = buf_reserve(b, (size_t)len + 1);
-    if (to == NULL)
-        return;
-    va_start(args, format);
-    (void)vsnprintf(to, (size_t)len + 1, format, args);
-    va_end(args);
+    if ((size_t)len >= room) {
+        char *to = buf_reserve(b, (size_t)len + 1);
+        if (to == NULL)
+            return;
+        va_start(args, format);
+        (void)vsnprintf(to, (size_t)len + 1, format, args);
+        va_end(args);
+    }
     b->end += (size_t)len;
 }
 

@@ -13,6 +13,7 @@
 #include <stdarg.h>
 #include <setjmp.h>
 #include <stdlib.h>
+#include <time.h>
 #include <cmocka.h>
 
 static void numbers_are_read_whole_or_not_at_all(void **state)
@@ -70,6 +71,24 @@ static void a_consumed_buffer_reuses_its_room(void **state)
     assert_memory_equal(buf_slice(&b).ptr + 200, "tail-7", 6);
     buf_append_u64(&b, 18446744073709551615u);
     assert_memory_equal(buf_slice(&b).ptr + 206, "18446744073709551615", 20);
+    buf_fini(&b);
+}
+
+static void what_is_printed_is_whole_wherever_the_room_ends(void **state)
+{
+    (void)state;
+    struct buf b;
+    buf_init(&b, 4000);
+    size_t total = 0;
+    for (int width = 0; width < 80; width++) {
+        buf_printf(&b, "%*d", width, 7);
+        total += width > 0 ? (size_t)width : 1;
+        assert_int_equal(buf_len(&b), total);
+        assert_int_equal(buf_slice(&b).ptr[total - 1], '7');
+    }
+    buf_printf(&b, "%4000d", 7);
+    assert_false(buf_ok(&b));
+    assert_int_equal(buf_len(&b), total);
     buf_fini(&b);
 }
 
@@ -140,6 +159,27 @@ static void dates_are_those_of_the_rfcs(void **state)
     clock_format_rfc5322(951782400123u, mail);
     assert_string_equal(iso, "2000-02-29T00:00:00.123Z");
     assert_string_equal(mail, "Tue, 29 Feb 2000 00:00:00 +0000");
+}
+
+static void every_day_has_the_date_that_libc_gives_it(void **state)
+{
+    (void)state;
+    enum { YEARS = 800, STEP_S = 86400 - 61 }; /* each time of the day comes up too */
+    for (time_t at = 0; at < (time_t)YEARS * 365 * 86400; at += STEP_S) {
+        struct tm tm;
+        assert_non_null(gmtime_r(&at, &tm));
+        char iso[CLOCK_ISO_SIZE], mail[CLOCK_RFC5322_SIZE];
+        char expected_iso[CLOCK_ISO_SIZE], expected_mail[CLOCK_RFC5322_SIZE];
+        assert_int_equal(strftime(expected_iso, sizeof expected_iso, "%Y-%m-%dT%H:%M:%S.999Z", &tm),
+                         CLOCK_ISO_SIZE - 1);
+        assert_int_equal(
+            strftime(expected_mail, sizeof expected_mail, "%a, %d %b %Y %H:%M:%S +0000", &tm),
+            CLOCK_RFC5322_SIZE - 1);
+        clock_format_iso((uint64_t)at * 1000 + 999, iso);
+        clock_format_rfc5322((uint64_t)at * 1000 + 999, mail);
+        assert_string_equal(iso, expected_iso);
+        assert_string_equal(mail, expected_mail);
+    }
 }
 
 static void jitter_stays_within_its_percentage(void **state)
@@ -362,10 +402,12 @@ int main(void)
         cmocka_unit_test(a_slice_with_a_nul_is_no_c_string),
         cmocka_unit_test(a_buffer_keeps_to_its_bound),
         cmocka_unit_test(a_consumed_buffer_reuses_its_room),
+        cmocka_unit_test(what_is_printed_is_whole_wherever_the_room_ends),
         cmocka_unit_test(addresses_read_back_as_written),
         cmocka_unit_test(networks_contain_what_their_prefix_says),
         cmocka_unit_test(literals_follow_rfc_5321_4_1_3),
         cmocka_unit_test(dates_are_those_of_the_rfcs),
+        cmocka_unit_test(every_day_has_the_date_that_libc_gives_it),
         cmocka_unit_test(jitter_stays_within_its_percentage),
         cmocka_unit_test(reply_text_is_made_harmless),
         cmocka_unit_test(local_conclusions_carry_their_status),
