@@ -21,15 +21,29 @@ void smtp_trace_received(const struct smtp_trace *t, struct buf *out)
     envelope_id_format(t->id, id);
     clock_format_rfc5322(t->wall_ms, date);
     struct slice helo = t->helo.len > 0 ? t->helo : SLICE_LIT("unknown");
-    buf_printf(out, "Received: from %.*s ([%s%s])\r\n\tby %s with %s id %s", SLICE_ARG(helo),
-               address_is_v4(&t->client) ? "" : "IPv6:", ip, t->hostname, protocol(t), id);
+    const struct slice parts[] = {
+        SLICE_LIT("Received: from "),
+        helo,
+        address_is_v4(&t->client) ? SLICE_LIT(" ([") : SLICE_LIT(" ([IPv6:"),
+        slice_str(ip),
+        SLICE_LIT("])\r\n\tby "),
+        slice_str(t->hostname),
+        SLICE_LIT(" with "),
+        slice_str(protocol(t)),
+        SLICE_LIT(" id "),
+        slice_str(id),
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        buf_append(out, parts[i]);
     /* RFC 5321 7.6: with several recipients "for" would tell one of another. */
     if (t->envelope->recipient_count == 1) {
         buf_append_str(out, "\r\n\tfor <");
         buf_append(out, t->envelope->recipients[0].address);
         buf_append_str(out, ">");
     }
-    buf_printf(out, "; %s\r\n", date);
+    buf_append_str(out, "; ");
+    buf_append_str(out, date);
+    buf_append_str(out, "\r\n");
 }
 
 void smtp_trace_date_line(const struct smtp_trace *t, char out[SMTP_TRACE_LINE_SIZE])

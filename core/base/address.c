@@ -64,10 +64,26 @@ bool address_same_ip(const struct address *a, const struct address *b)
     return memcmp(a->ip, b->ip, sizeof a->ip) == 0;
 }
 
+/* Each message has its addresses written five times, and glibc's inet_ntop does it by sprintf. */
+static void format_v4(const uint8_t ip[4], char *out)
+{
+    for (int i = 0; i < 4; i++) {
+        if (ip[i] >= 100)
+            *out++ = (char)('0' + ip[i] / 100);
+        if (ip[i] >= 10)
+            *out++ = (char)('0' + ip[i] / 10 % 10);
+        *out++ = (char)('0' + ip[i] % 10);
+        *out++ = i < 3 ? '.' : '\0';
+    }
+}
+
 void address_format_ip(const struct address *a, char out[ADDRESS_TEXT_SIZE])
 {
-    const char *text = address_is_v4(a) ? inet_ntop(AF_INET, a->ip + 12, out, ADDRESS_TEXT_SIZE)
-                                        : inet_ntop(AF_INET6, a->ip, out, ADDRESS_TEXT_SIZE);
+    if (address_is_v4(a)) {
+        format_v4(a->ip + 12, out);
+        return;
+    }
+    const char *text = inet_ntop(AF_INET6, a->ip, out, ADDRESS_TEXT_SIZE);
     ASSERT(text != NULL);
 }
 

@@ -8,6 +8,7 @@
 #include "core/base/ring.h"
 #include "core/reply.h"
 
+#include <arpa/inet.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -72,6 +73,19 @@ static void a_consumed_buffer_reuses_its_room(void **state)
     buf_append_u64(&b, 18446744073709551615u);
     assert_memory_equal(buf_slice(&b).ptr + 206, "18446744073709551615", 20);
     buf_fini(&b);
+}
+
+static void each_byte_of_an_ipv4_address_is_written_as_libc_writes_it(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 256; i++) {
+        uint8_t ip[4] = {(uint8_t)i, (uint8_t)(255 - i), (uint8_t)(i / 2), (uint8_t)(i ^ 100)};
+        char expected[INET_ADDRSTRLEN], text[ADDRESS_TEXT_SIZE];
+        struct address a = address_from_v4(ip, 25);
+        assert_non_null(inet_ntop(AF_INET, ip, expected, sizeof expected));
+        address_format_ip(&a, text);
+        assert_string_equal(text, expected);
+    }
 }
 
 static void what_is_printed_is_whole_wherever_the_room_ends(void **state)
@@ -402,6 +416,7 @@ int main(void)
         cmocka_unit_test(a_slice_with_a_nul_is_no_c_string),
         cmocka_unit_test(a_buffer_keeps_to_its_bound),
         cmocka_unit_test(a_consumed_buffer_reuses_its_room),
+        cmocka_unit_test(each_byte_of_an_ipv4_address_is_written_as_libc_writes_it),
         cmocka_unit_test(what_is_printed_is_whole_wherever_the_room_ends),
         cmocka_unit_test(addresses_read_back_as_written),
         cmocka_unit_test(networks_contain_what_their_prefix_says),
