@@ -83,8 +83,8 @@ def start(results: Results) -> Found:
 
 
 def destination_cost(results: Results) -> Found:
-    """Ten thousand destinations in turns take a connection for nearly every message, so one destination is given one for each too."""
-    one, many, kept = (results.of(name, "onward", "cpu_us") for name in ("one-each", "to-10000", "own"))
+    """A connection for each message at both: how many are kept depends on how often a destination comes."""
+    one, many, kept = (results.of(name, "onward", "cpu_us") for name in ("each-1", "each-10000", "own"))
     if not (one and many):
         return None
     beside = f"; {kept.median:.0f} us where connections are kept" if kept else ""
