@@ -44,7 +44,7 @@ struct smtp_server {
     bool has_quit;
     const struct smtp_refusal *closed; /* no new mail, and why; NULL: it is taken */
     unsigned closed_count;             /* refusals for it, not told yet */
-    bool mail_refused; /* for `closed`: what was pipelined behind it is no mistake */
+    bool turned_away; /* for want of room: what was pipelined behind it is no mistake */
     unsigned bad_commands;
     char helo[HELO_MAX + 1];
 
@@ -142,7 +142,7 @@ static void reply_closed(struct smtp_server *s)
 /* MAIL, or MAIL and RCPT, must come first. */
 static void reply_sequence(struct smtp_server *s, const char *text)
 {
-    if (s->mail_refused)
+    if (s->turned_away)
         reply(s, 503, "5.5.1", text);
     else
         reply_bad(s, 503, "5.5.1", text);
@@ -204,8 +204,8 @@ static void on_mail(struct smtp_server *s, const struct smtp_command *c)
                                            : "A transaction is under way already");
         return;
     }
-    s->mail_refused = s->closed != NULL;
-    if (s->mail_refused) {
+    s->turned_away = s->closed != NULL;
+    if (s->turned_away) {
         reply_closed(s);
         return;
     }
@@ -247,6 +247,14 @@ static void on_rcpt(struct smtp_server *s, const struct smtp_command *c)
     }
     if (!s->options->normalize_domain(c->address.domain, domain)) {
         reply_bad(s, 501, "5.1.3", "The recipient's domain is not valid");
+        return;
+    }
+    const struct smtp_refusal *why = s->options->refuse_domain != NULL
+                                         ? s->options->refuse_domain(s->options->context, domain)
+                                         : NULL;
+    if (why != NULL) {
+        s->turned_away = true;
+        reply(s, why->code, why->enhanced, why->text);
         return;
     }
     struct envelope_recipient r = {.notify = c->notify};

@@ -38,6 +38,10 @@ struct smtp_server_options {
     unsigned received_max;        /* Received fields: beyond is a loop, 554 5.4.6 */
     /* Normalizes a recipient's or sender's domain to its routing key; false: not a valid domain. */
     bool (*normalize_domain)(struct slice domain, char out[256]);
+    /* A recipient's domain (normalized): NULL where it is taken, or a 4yz (borrowed) for this recipient
+     * only. NULL for a server that takes all. */
+    const struct smtp_refusal *(*refuse_domain)(void *context, const char *domain);
+    void *context; /* borrowed; of refuse_domain */
 };
 
 enum smtp_server_event {

@@ -7,19 +7,26 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+enum {
+    RECIPIENT_BYTES = 300, /* of memory, that a queued recipient takes at most */
+    SHARE_LOG_MS = 60000,
+};
+
 struct intake {
     struct store *store;
     struct committer *committer;
     int memory_fd;
-    enum intake_state logged; /* main thread */
+    enum intake_state logged;      /* main thread; likewise: */
+    uint64_t logged_recipients;    /* of `refused_recipients` */
+    uint64_t logged_recipients_ms; /* when, monotonic; 0: never */
     struct {
         _Atomic(enum intake_state) phase;   /* OPEN, STARTING, FAILED or DRAINING */
         _Atomic(enum intake_state) pressed; /* OPEN, MEMORY or QUEUE_FULL, as of the last refresh */
         _Atomic uint64_t memory_max, messages_max, recipients_max;
         _Atomic uint64_t memory_bytes, allocated_bytes;
         _Atomic uint64_t since_mono_ms;
-        _Alignas(64) _Atomic uint64_t refused; /* others write it often */
-    } shared; /* written by the main thread, save `phase` and `refused`; read by any */
+        _Alignas(64) _Atomic uint64_t refused, refused_recipients; /* others write them often */
+    } shared; /* written by the main thread, save `phase` and what is refused; read by any */
 };
 
 /* ---- the table ---- */
@@ -139,6 +146,59 @@ enum intake_state intake_state(const struct intake *i)
     return is_full(i, false) ? INTAKE_QUEUE_FULL : INTAKE_OPEN;
 }
 
+/* ---- a domain's share ---- */
+
+static const struct smtp_refusal share_reply = {
+    452, "4.3.1",
+    "The queue is nearly full and has its share of mail for this domain, try again later"};
+
+static uint64_t left_of(uint64_t used, uint64_t max)
+{
+    return max > used ? max - used : 0;
+}
+
+/* The least of `share` and of INTAKE_SHARE times what is left, where a recipient takes so much of it. */
+static double lesser_share(double share, uint64_t left, double each)
+{
+    double other = (double)INTAKE_SHARE * (double)left;
+    return other < share * each ? other / each : share;
+}
+
+/* How many recipients a domain may have queued, of so many that are. UINT64_MAX: any number. */
+static uint64_t share_of(const struct intake *i, const struct committer_figures *f)
+{
+    uint64_t recipients_max = load(&i->shared.recipients_max);
+    uint64_t messages_max = load(&i->shared.messages_max);
+    uint64_t memory_max = load(&i->shared.memory_max);
+    double all = (double)f->recipients_queued, share = all;
+    if (f->recipients_queued == 0)
+        return UINT64_MAX;
+    if (recipients_max > 0)
+        share = lesser_share(share, left_of(f->recipients_queued, recipients_max), 1);
+    if (messages_max > 0)
+        share = lesser_share(share, left_of(f->messages_queued, messages_max),
+                             (double)f->messages_queued / all);
+    if (memory_max > 0)
+        share = lesser_share(share, left_of(load(&i->shared.memory_bytes), memory_max),
+                             RECIPIENT_BYTES);
+    share = lesser_share(share, store_left(i->store), (double)store_used(i->store) / all);
+    return share < all ? (uint64_t)share : UINT64_MAX;
+}
+
+const struct smtp_refusal *intake_refuse_domain(struct intake *i, const char *domain)
+{
+    if (atomic_load(&i->shared.phase) != INTAKE_OPEN)
+        return NULL; /* that is said of the whole message */
+    struct committer_figures f = committer_figures(i->committer);
+    uint64_t share = share_of(i, &f);
+    if (share == UINT64_MAX || committer_recipients_at(i->committer, domain) <= share)
+        return NULL;
+    atomic_fetch_add_explicit(&i->shared.refused_recipients, 1, memory_order_relaxed);
+    return &share_reply;
+}
+
+/* ---- memory, and what is logged ---- */
+
 /* What the allocator only keeps is given back before mail is refused for it. */
 static bool lacks_memory(struct intake *i, bool was_over)
 {
@@ -167,6 +227,22 @@ static void log_state(const struct intake *i, struct log *log, enum intake_state
     log_end(&line);
 }
 
+/* Once a minute at most, while there is something new to say. */
+static void log_shares(struct intake *i, struct log *log)
+{
+    uint64_t now = clock_mono_ms(), refused = load(&i->shared.refused_recipients);
+    struct log_line line;
+    if (refused == i->logged_recipients ||
+        (i->logged_recipients_ms != 0 && now < i->logged_recipients_ms + SHARE_LOG_MS))
+        return;
+    log_begin(&line, log, "intake_share");
+    log_cstr(&line, "text", share_reply.text);
+    log_u64(&line, "recipients_refused", refused - i->logged_recipients);
+    log_end(&line);
+    i->logged_recipients = refused;
+    i->logged_recipients_ms = now;
+}
+
 void intake_refresh(struct intake *i, struct log *log)
 {
     if (atomic_load(&i->shared.phase) != INTAKE_STARTING) {
@@ -177,6 +253,7 @@ void intake_refresh(struct intake *i, struct log *log)
             pressed = INTAKE_QUEUE_FULL;
         atomic_store(&i->shared.pressed, pressed);
     }
+    log_shares(i, log);
     enum intake_state state = intake_state(i);
     if (state == i->logged)
         return;
@@ -192,6 +269,8 @@ struct intake_view intake_view(const struct intake *i)
     struct intake_view v = {.state = intake_state(i),
                             .since_ms = clock_mono_ms() - atomic_load(&i->shared.since_mono_ms),
                             .refused = load(&i->shared.refused),
+                            .refused_recipients = load(&i->shared.refused_recipients),
+                            .share = UINT64_MAX,
                             .limits = {.memory_bytes = load(&i->shared.memory_max),
                                        .messages = load(&i->shared.messages_max),
                                        .recipients = load(&i->shared.recipients_max)},
@@ -202,6 +281,7 @@ struct intake_view intake_view(const struct intake *i)
     struct committer_figures f = committer_figures(i->committer);
     v.messages = f.messages_queued;
     v.recipients = f.recipients_queued;
+    v.share = share_of(i, &f);
     store_disk(i->store, &v.disk_free_bytes, &v.disk_floor_bytes);
     return v;
 }

@@ -7,6 +7,13 @@
  * mail is taken again. A limit that was reached holds until 5 % below it is free, so that "since
  * when" means something and a submitter is not let in and out by turns.
  *
+ * Before that, no destination uses up the room of the others: a domain may have at most INTAKE_SHARE times
+ * as many recipients queued as there is room left for, counted in recipients, messages, memory and disk, by
+ * whichever is scarcest. So an exchange that takes nothing fills four fifths of a queue at most, and two of
+ * them four ninths each; for mail to others there is always room left, and a domain that has little queued is
+ * refused by nothing but a queue that is full. (It is the rule by which switches share their buffers: Choudhury
+ * and Hahne, 1998.)
+ *
  * One is made with the engine and outlives its workers. The main thread opens, drains and refreshes
  * it; any thread may ask. */
 #ifndef ONWARD_WORKERS_INTAKE_H
@@ -34,6 +41,8 @@ enum intake_state {
     INTAKE_STATES(X)
 #undef X
 };
+
+enum { INTAKE_SHARE = 4 };
 
 /* Where it is refused; 0 = no limit. */
 struct intake_limits {
@@ -69,6 +78,11 @@ void intake_refresh(struct intake *i, struct log *log);
 /* The state now: a few loads, for every command. Any thread. */
 enum intake_state intake_state(const struct intake *i);
 
+/* May a recipient of this domain (in normal form) come in? NULL, or the reply that refuses it because the
+ * domain has more than its share of a queue that is nearly full; that is counted. A few loads, and a hash of
+ * the name where the queue is so full that it could be. Any thread. */
+const struct smtp_refusal *intake_refuse_domain(struct intake *i, const char *domain);
+
 /* Its word ("queue_full") and its reply; static storage. */
 const char *intake_word(enum intake_state state);
 const struct smtp_refusal *intake_reply(enum intake_state state);
@@ -76,8 +90,10 @@ const struct smtp_refusal *intake_reply(enum intake_state state);
 /* All that led to the state, for people and their monitoring. */
 struct intake_view {
     enum intake_state state;
-    uint64_t since_ms; /* it is so since; as of the last refresh */
-    uint64_t refused;  /* messages and connections, since the start */
+    uint64_t since_ms;           /* it is so since; as of the last refresh */
+    uint64_t refused;            /* messages and connections, since the start */
+    uint64_t refused_recipients; /* for their domain's share, since the start */
+    uint64_t share; /* so many recipients may a domain have queued now; UINT64_MAX: any number */
     struct intake_limits limits;
     uint64_t memory_bytes;         /* held now, as the kernel counts it (core/base/memory.h) */
     uint64_t allocated_bytes;      /* of it live */

@@ -93,16 +93,19 @@ static void add_intake(const struct relay *r, json_t *answer)
 {
     struct intake_view v = intake_view(r->engine.parts.intake);
     json_t *intake = json_pack(
-        "{s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "state",
+        "{s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "state",
         intake_word(v.state), "text", intake_reply(v.state)->text, "since_ms",
-        (json_int_t)v.since_ms, "refused", (json_int_t)v.refused, "messages_queued",
-        (json_int_t)v.messages, "messages_max", (json_int_t)v.limits.messages, "recipients_queued",
-        (json_int_t)v.recipients, "recipients_max", (json_int_t)v.limits.recipients, "memory_bytes",
+        (json_int_t)v.since_ms, "refused", (json_int_t)v.refused, "recipients_refused",
+        (json_int_t)v.refused_recipients, "messages_queued", (json_int_t)v.messages, "messages_max",
+        (json_int_t)v.limits.messages, "recipients_queued", (json_int_t)v.recipients,
+        "recipients_max", (json_int_t)v.limits.recipients, "memory_bytes",
         (json_int_t)v.memory_bytes, "memory_max", (json_int_t)v.limits.memory_bytes,
         "allocated_bytes", (json_int_t)v.allocated_bytes, "disk_free_bytes",
         (json_int_t)v.disk_free_bytes, "disk_floor_bytes", (json_int_t)v.disk_floor_bytes,
         "ring_used", (json_int_t)jobs_length(r->engine.parts.jobs), "ring_slots",
         (json_int_t)config_of(r)->workers.job_ring_slots);
+    if (v.share != UINT64_MAX)
+        (void)json_object_set_new(intake, "domain_share", json_integer((json_int_t)v.share));
     (void)json_object_set_new(answer, "intake", intake);
 }
 

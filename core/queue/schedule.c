@@ -4,6 +4,7 @@
 #include "core/base/random.h"
 #include "core/queue/destination.h"
 #include "core/queue/domain_table.h"
+#include "core/queue/shares.h"
 
 #include <stdlib.h>
 
@@ -28,6 +29,7 @@ struct schedule {
     uint64_t mono_ms, wall_ms; /* as of the last schedule_set_time */
     struct timer_wheel wheel;
     struct domain_table *domains;
+    struct shares *shares;         /* what of `recipient_count` is each domain's */
     struct link messages;          /* struct message, by queue_link */
     struct link *edit_next;        /* on `messages`: where the edit under way goes on */
     struct link ready[PRIORITIES]; /* struct delivery, by shared.queue_link: due, waiting for room
@@ -62,11 +64,14 @@ struct schedule *schedule_create(const struct schedule_options *options, uint64_
         list_init(&s->ready[p]);
     list_init(&s->stranded);
     s->domains = domain_table_create(random_u64(&s->random));
-    if (s->domains == NULL) {
-        free(s);
-        return NULL;
-    }
-    return s;
+    s->shares = shares_create(random_u64(&s->random));
+    if (s->domains != NULL && s->shares != NULL)
+        return s;
+    if (s->domains != NULL)
+        domain_table_destroy(&s->domains);
+    shares_destroy(&s->shares);
+    free(s);
+    return NULL;
 }
 
 static void free_delivery(struct schedule *s, struct delivery *d)
@@ -103,6 +108,7 @@ void schedule_destroy(struct schedule **s)
         free_message(*s, m);
     }
     domain_table_destroy(&(*s)->domains);
+    shares_destroy(&(*s)->shares);
     free(*s);
     *s = NULL;
 }
@@ -252,6 +258,28 @@ int schedule_run(struct schedule *s, uint64_t mono_ms, uint64_t wall_ms)
     if (waits && (wait < 0 || wait > RING_FULL_WAIT_MS))
         return RING_FULL_WAIT_MS;
     return wait;
+}
+
+/* ---- how many there are ---- */
+
+static struct slice name_of(const struct domain *domain)
+{
+    return slice_of(domain->name, domain->name_len);
+}
+
+static void count_in(struct schedule *s, const struct delivery *d)
+{
+    s->recipient_count += d->recipient_count;
+    s->recipients_of[d->message->priority] += d->recipient_count;
+    shares_add(s->shares, name_of(d->domain), d->recipient_count);
+}
+
+static void count_out(struct schedule *s, const struct delivery *d, uint32_t recipients)
+{
+    s->recipient_count -= recipients;
+    s->recipients_of[d->message->priority] -= recipients;
+    if (recipients > 0)
+        shares_drop(s->shares, name_of(d->domain), recipients);
 }
 
 /* ---- messages come in ---- */
@@ -413,10 +441,11 @@ enum schedule_added schedule_add(struct schedule *s, uint64_t id, struct slice r
             return readable ? SCHEDULE_NO_MEMORY : SCHEDULE_DAMAGED;
         }
     }
-    s->recipient_count += m->recipients_left;
-    s->recipients_of[m->priority] += m->recipients_left;
-    for (struct link *l = m->deliveries.next; l != &m->deliveries; l = l->next)
-        let_wait(s, CONTAINER_OF(l, struct delivery, message_link));
+    for (struct link *l = m->deliveries.next; l != &m->deliveries; l = l->next) {
+        struct delivery *d = CONTAINER_OF(l, struct delivery, message_link);
+        count_in(s, d);
+        let_wait(s, d);
+    }
     if (m->recipients_left == 0)
         drop_message(s, m);
     return SCHEDULE_ADDED;
@@ -534,8 +563,7 @@ void schedule_apply_outcome(struct schedule *s, const struct commit_op *op)
     ASSERT(d->place == PLACE_COMMITTING);
     uint32_t before = d->recipient_count;
     keep_deferred(d, op);
-    s->recipient_count -= before - d->recipient_count;
-    s->recipients_of[d->message->priority] -= before - d->recipient_count;
+    count_out(s, d, before - d->recipient_count);
     if (d->recipient_count == 0) {
         free_delivery(s, d);
         if (list_empty(&m->deliveries))
@@ -684,4 +712,9 @@ uint64_t schedule_recipients(const struct schedule *s)
 uint64_t schedule_recipients_of(const struct schedule *s, enum envelope_priority priority)
 {
     return s->recipients_of[priority];
+}
+
+uint64_t schedule_recipients_at(const struct schedule *s, struct slice domain)
+{
+    return shares_of(s->shares, domain);
 }

@@ -114,4 +114,7 @@ uint64_t schedule_messages(const struct schedule *s);
 uint64_t schedule_recipients(const struct schedule *s);
 uint64_t schedule_recipients_of(const struct schedule *s, enum envelope_priority priority);
 
+/* Of this domain (in normal form), at most (queue/shares.h). Any thread. */
+uint64_t schedule_recipients_at(const struct schedule *s, struct slice domain);
+
 #endif

@@ -657,6 +657,11 @@ struct committer_figures committer_figures(const struct committer *c)
             atomic_load_explicit(&c->shared.transactional_queued, memory_order_relaxed)};
 }
 
+uint64_t committer_recipients_at(const struct committer *c, const char *domain)
+{
+    return schedule_recipients_at(c->options.schedule, slice_str(domain));
+}
+
 void committer_commit_times(const struct committer *c, struct histogram_reading *sum)
 {
     histogram_read(&c->shared.commit_times, sum);

@@ -154,6 +154,9 @@ struct committer_figures {
 /* A relaxed snapshot; any thread. */
 struct committer_figures committer_figures(const struct committer *c);
 
+/* How many recipients of this domain (in normal form) are queued, at most (queue/shares.h). Any thread. */
+uint64_t committer_recipients_at(const struct committer *c, const char *domain);
+
 /* How long each commit took, written and synced: added to `sum`. Any thread. */
 void committer_commit_times(const struct committer *c, struct histogram_reading *sum);
 

@@ -78,6 +78,10 @@ uint64_t store_last_id(struct store *s);
  * its own? It never shrinks; what left the queue leaves room inside it. Looks at the disk at most every 100 ms. Any thread. */
 bool store_has_room(struct store *s);
 
+/* How many bytes of it there is room for, and what is stored takes. Likewise. */
+uint64_t store_left(struct store *s);
+uint64_t store_used(const struct store *s);
+
 /* Makes sure that so much content, and behind it the reserve for outcomes, finds blocks on the disk: what is
  * short of that is allocated to the file now, where nobody else can take it. False: there is no room for it, so
  * content must be refused; what is committed without it has the reserve. Committer thread, ahead of
@@ -87,7 +91,7 @@ bool store_reserve(struct store *s, uint64_t content_bytes);
 /* What went wrong last, where it was and what to do about it, for people. Committer thread, or whoever opens. */
 void store_explain(const struct store *s, struct error *error);
 
-/* What store_has_room saw last, and the floor. Any thread. */
+/* What store_left saw last, and the floor. Any thread. */
 void store_disk(const struct store *s, uint64_t *free_bytes_out, uint64_t *floor_bytes_out);
 
 /* ---- writing: committer thread ---- */

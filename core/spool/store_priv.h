@@ -25,10 +25,10 @@ struct store {
     char path[STORE_PATH_MAX];
     struct {
         _Atomic uint64_t room_checked_ms, free_bytes;
+        _Atomic uint64_t left_bytes;   /* for new mail */
         _Atomic uint64_t inside_bytes; /* free pages of the file, after the last commit */
         _Atomic uint64_t end_bytes;    /* behind its last page in use */
         _Atomic uint64_t ahead_bytes;  /* blocks on the disk behind that */
-        atomic_bool has_room;
     } shared;
 };
 

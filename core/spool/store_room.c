@@ -139,23 +139,45 @@ bool store_room_for_outcomes(struct store *s, struct error *error)
     return room >= OUTCOME_BYTES_MIN;
 }
 
-bool store_has_room(struct store *s)
+static uint64_t above(uint64_t bytes, uint64_t floor)
+{
+    return bytes > floor ? bytes - floor : 0;
+}
+
+static uint64_t lesser(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+uint64_t store_left(struct store *s)
 {
     uint64_t now = clock_mono_ms();
     uint64_t checked = atomic_load_explicit(&s->shared.room_checked_ms, memory_order_relaxed);
     if (checked != 0 && now - checked < CHECK_MS)
-        return atomic_load_explicit(&s->shared.has_room, memory_order_relaxed);
+        return atomic_load_explicit(&s->shared.left_bytes, memory_order_relaxed);
     uint64_t free_bytes = store_disk_free(s);
     uint64_t inside = atomic_load_explicit(&s->shared.inside_bytes, memory_order_relaxed);
     uint64_t ahead = atomic_load_explicit(&s->shared.ahead_bytes, memory_order_relaxed);
     uint64_t end = atomic_load_explicit(&s->shared.end_bytes, memory_order_relaxed);
-    bool whole = free_bytes + ahead > s->reserve_bytes + BLOCKS_LEFT &&
-                 end + s->reserve_bytes < s->map_bytes;
-    bool room = (free_bytes > s->free_floor_bytes && whole) || inside > s->inside_min_bytes;
+    uint64_t whole = lesser(above(free_bytes + ahead, s->reserve_bytes + BLOCKS_LEFT),
+                            above(s->map_bytes, end + s->reserve_bytes));
+    uint64_t left =
+        lesser(above(free_bytes, s->free_floor_bytes), whole) + above(inside, s->inside_min_bytes);
     atomic_store_explicit(&s->shared.free_bytes, free_bytes, memory_order_relaxed);
-    atomic_store_explicit(&s->shared.has_room, room, memory_order_relaxed);
+    atomic_store_explicit(&s->shared.left_bytes, left, memory_order_relaxed);
     atomic_store_explicit(&s->shared.room_checked_ms, now, memory_order_relaxed);
-    return room;
+    return left;
+}
+
+bool store_has_room(struct store *s)
+{
+    return store_left(s) > 0;
+}
+
+uint64_t store_used(const struct store *s)
+{
+    uint64_t end = atomic_load_explicit(&s->shared.end_bytes, memory_order_relaxed);
+    return above(end, atomic_load_explicit(&s->shared.inside_bytes, memory_order_relaxed));
 }
 
 void store_disk(const struct store *s, uint64_t *free_bytes_out, uint64_t *floor_bytes_out)

@@ -17,6 +17,7 @@ itself, only an upper bound is asserted.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import mmap
 import os
@@ -623,6 +624,19 @@ def parse_objects(text: str) -> list[dict[str, Any]]:
 
 
 # ---- a test's surroundings ----
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over the relay's unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=20)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
 
 
 class World:

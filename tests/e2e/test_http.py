@@ -22,24 +22,11 @@ import threading
 import time
 from typing import Any
 
-from harness import BINARY, E2ETest, ORIGIN, Ports, Process, World, main, scaled, stays, tool, wait_until
+from harness import BINARY, E2ETest, ORIGIN, Ports, Process, UnixConnection, World, main, scaled, stays, tool, wait_until
 
 SENDER = f"noreply@postbox.{ORIGIN}"
 TOKENS = {"mailer": ("inject", "m" * 32), "monitor": ("read", "r" * 32), "chief": ("admin", "c" * 32)}
 SECONDS = 20
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=SECONDS)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
 
 
 class HttpTest(E2ETest):

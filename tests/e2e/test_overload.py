@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import smtplib
 import time
 
-from harness import SANITIZED, E2ETest, ORIGIN, Relay, content_of, main, message, scaled, wait_until
+from harness import SANITIZED, E2ETest, ORIGIN, Relay, UnixConnection, World, content_of, main, message, scaled, wait_until
 
 SENDER = f"sender@{ORIGIN}"
 
@@ -33,12 +34,18 @@ class Overload(E2ETest):
             client.rset()
             return refused.smtp_code, refused.smtp_error if isinstance(refused.smtp_error, bytes) else b""
 
-    def fill(self, relay: Relay, recipients: list[str], limit: int) -> tuple[int, bytes]:
-        """Submits until it is refused; how many were taken, and the text of the refusal."""
+    def domains(self, world: World, behaviour: str) -> list[str]:
+        """So many, of one exchange, that none of them has its share of a queue before that is full."""
+        address = world.exchange(behaviour)
+        return [world.mx(f"many{n}", address) for n in range(50)]
+
+    def fill(self, relay: Relay, domains: list[str], limit: int, recipients: int = 1) -> tuple[int, bytes]:
+        """Submits to one domain after the other until it is refused; how many messages were taken, and the refusal's text."""
         with relay.connect() as client:
             client.ehlo()
             for number in range(limit):
-                code, text = self.submit(client, f"m{number}", recipients)
+                domain = domains[number % len(domains)]
+                code, text = self.submit(client, f"m{number}", [f"r{n}@{domain}" for n in range(recipients)])
                 if code != 250:
                     self.assertEqual(code, 452)
                     return number, text
@@ -52,9 +59,9 @@ class Bounds(Overload):
         world = self.world(spool=spool, retry={"first": "500ms", "max": "1s"})
         flag = world.folder / "full"
         flag.touch()
-        domain, _ = world.domain("one", f"reply@MAIL=450 4.3.2 Later;while={flag}")
+        domains = self.domains(world, f"reply@MAIL=450 4.3.2 Later;while={flag}")
         relay = world.start()
-        taken, text = self.fill(relay, [f"r{n}@{domain}" for n in range(recipients_each)], fits + 50)
+        taken, text = self.fill(relay, domains, fits + 50, recipients_each)
         self.assertEqual(text, b"4.3.1 The queue is full, try again later")
         self.assertGreaterEqual(taken, fits)
         self.assertLessEqual(taken, fits + 2)  # what is being committed comes on top
@@ -67,7 +74,7 @@ class Bounds(Overload):
         flag.unlink()
         self.wait_state(relay, "open")
         relay.wait_logged("intake", state="open")
-        relay.send(SENDER, [f"r@{domain}"], "after")
+        relay.send(SENDER, [f"r@{domains[0]}"], "after")
         world.wait_accepted("after")
         wait_until(lambda: len(world.recipients_taken()) >= taken * recipients_each + 1, "all that was taken")
         self.assertEqual(len(world.recipients_taken()), taken * recipients_each + 1)
@@ -80,14 +87,14 @@ class Bounds(Overload):
 
     def test_a_bound_can_be_changed_by_a_reload(self) -> None:
         world = self.world(spool={"messages_max": 5}, retry={"first": "1m"})
-        domain, _ = world.domain("one", "reply@MAIL=450 4.3.2 Later")
+        domains = self.domains(world, "reply@MAIL=450 4.3.2 Later")
         relay = world.start()
-        self.fill(relay, [f"r@{domain}"], 20)
+        self.fill(relay, domains, 20)
         relay.write_config(spool={"messages_max": 50})
         assert relay.process is not None
         relay.process.signal(signal.SIGHUP)
         self.wait_state(relay, "open")
-        relay.send(SENDER, [f"r@{domain}"], "more")
+        relay.send(SENDER, [f"r@{domains[0]}"], "more")
 
     def test_beyond_the_memory_limit_mail_and_connections_are_refused(self) -> None:
         world = self.world()
@@ -112,14 +119,66 @@ class Bounds(Overload):
         world.wait_accepted("m")
 
 
+class Shares(Overload):
+    """A destination that takes nothing leaves room for mail to others."""
+
+    def test_one_destination_does_not_use_up_a_full_queue(self) -> None:
+        world = self.world(spool={"recipients_max": 100}, retry={"first": "500ms", "max": "1s"})
+        flag = world.folder / "stuck"
+        flag.touch()
+        hog, _ = world.domain("hog", f"reply@MAIL=450 4.3.2 Later;while={flag}")
+        good, _ = world.domain("good", "good")
+        relay = world.start()
+        with relay.connect() as client:
+            client.ehlo()
+            for number in range(100):  # one at a time, each counted before the next: it stops by itself
+                client.mail(SENDER)
+                code, text = client.rcpt(f"r@{hog}")
+                if code != 250:
+                    break
+                self.assertEqual(client.data(message(f"hog{number}", "Hello.\r\n"))[0], 250)
+            self.assertEqual((code, text), (452, b"4.3.1 The queue is nearly full and has its share of mail for this "
+                                                 b"domain, try again later"))
+            self.assertTrue(80 <= number <= 82, number)
+            # In one message: who may come comes.
+            self.assertEqual(client.rcpt(f"r@{good}")[0], 250)
+            self.assertEqual(client.data(message("mixed", "Hello.\r\n"))[0], 250)
+            world.wait_accepted("mixed")
+            for count in range(30):  # more than a full queue would have room for
+                self.assertEqual(self.submit(client, f"good{count}", [f"r@{good}"])[0], 250)
+                world.wait_accepted(f"good{count}")
+        self.check_http(relay, hog, good)
+        view = self.state(relay)
+        self.assertEqual(view["state"], "open")
+        self.assertGreaterEqual(int(view["recipients_refused"]), 2)
+        self.assertIn("No domain may have more than", relay.run("status").stdout)
+        relay.wait_logged("intake_share")
+        flag.unlink()
+        wait_until(lambda: self.state(relay)["recipients_queued"] == 0, "the backlog to go out")
+        relay.send(SENDER, [f"r@{hog}"], "after")
+        world.wait_accepted("after")
+
+    def check_http(self, relay: Relay, hog: str, good: str) -> None:
+        connection = UnixConnection(relay.config["http"]["listen"][0]["socket"])
+        self.addCleanup(connection.close)
+        for recipients, status, failed in (([hog, good], 200, [hog]), ([hog], 503, [hog])):
+            body = {"envelope_sender": SENDER, "content": "Subject: x\n\nx\n",
+                    "recipients": [{"email": f"h@{domain}"} for domain in recipients]}
+            connection.request("POST", "/api/inject/v1", json.dumps(body))
+            answer = connection.getresponse()
+            said = json.loads(answer.read())
+            self.assertEqual((answer.status, said["failed_recipients"]), (status, [f"h@{domain}" for domain in failed]), said)
+            self.assertIn("has its share of mail for this domain", said["errors"][0])
+
+
 class Load(Overload):
     """For as long as you like."""
 
     def test_memory_stays_flat_while_a_full_queue_is_hammered(self) -> None:
         world = self.world(spool={"messages_max": 200}, retry={"first": "1m"})
-        domain, _ = world.domain("one", "reply@MAIL=450 4.3.2 Later")
+        domains = self.domains(world, "reply@MAIL=450 4.3.2 Later")
         relay = world.start()
-        self.fill(relay, [f"r@{domain}"], 300)
+        self.fill(relay, domains, 300)
         self.wait_state(relay, "queue_full")
 
         def hammer(times: int) -> None:

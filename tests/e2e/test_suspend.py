@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import socket
 from typing import Any
 
-from harness import E2ETest, ORIGIN, main, message, stays, wait_until
+from harness import E2ETest, ORIGIN, UnixConnection, main, message, stays, wait_until
 
 SENDER = f"sender@{ORIGIN}"
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over the relay's unix socket."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=20)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
 
 
 class Suspend(E2ETest):

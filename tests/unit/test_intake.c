@@ -138,6 +138,48 @@ static void a_full_queue_refuses_at_once_and_until_a_twentieth_is_free(void **st
     destroy(w);
 }
 
+/* All that is queued is of one domain, 40 recipients in 20 messages: four times as much as may be left. */
+static void a_domain_with_more_than_its_share_is_refused_and_others_are_not(void **state)
+{
+    (void)state;
+    enum { ALL = STORED * RECIPIENTS_EACH, LEFT = ALL / INTAKE_SHARE };
+    struct world *w = create(&(struct intake_limits){.recipients = ALL + LEFT}, 0);
+    assert_null(intake_refuse_domain(w->intake, "x.example"));
+    assert_true(intake_view(w->intake).share == UINT64_MAX);
+    set(w, (struct intake_limits){.recipients = ALL + LEFT - 1});
+    const struct smtp_refusal *why = intake_refuse_domain(w->intake, "x.example");
+    assert_non_null(why);
+    assert_int_equal(why->code, 452);
+    assert_string_equal(why->enhanced, "4.3.1");
+    assert_null(intake_refuse_domain(w->intake, "y.example"));
+    assert_int_equal(intake_view(w->intake).share, ALL - INTAKE_SHARE);
+    assert_int_equal(intake_view(w->intake).refused_recipients, 1);
+    set(w, (struct intake_limits){.messages = STORED + STORED / INTAKE_SHARE});
+    assert_null(intake_refuse_domain(w->intake, "x.example"));
+    set(w, (struct intake_limits){.messages = STORED + STORED / INTAKE_SHARE - 1});
+    assert_non_null(intake_refuse_domain(w->intake, "x.example"));
+    assert_null(intake_refuse_domain(w->intake, "y.example"));
+    set(w, (struct intake_limits){.messages = 1}); /* full: that is said of the whole message */
+    assert_null(intake_refuse_domain(w->intake, "y.example"));
+    destroy(w);
+}
+
+/* Memory counts by what a queued recipient takes, not by what the process holds besides. */
+static void a_share_of_memory_is_of_what_the_queue_takes(void **state)
+{
+    (void)state;
+    struct world *w = create(&(struct intake_limits){0}, 0);
+    (void)refreshed(w);
+    uint64_t held = intake_view(w->intake).memory_bytes;
+    set(w,
+        (struct intake_limits){.memory_bytes = held + 4096}); /* nearly all of it is other things */
+    assert_null(intake_refuse_domain(w->intake, "x.example"));
+    set(w, (struct intake_limits){.memory_bytes = held + 1024});
+    assert_non_null(intake_refuse_domain(w->intake, "x.example"));
+    assert_null(intake_refuse_domain(w->intake, "y.example"));
+    destroy(w);
+}
+
 static void want_of_memory_is_measured_and_lifted(void **state)
 {
     (void)state;
@@ -193,6 +235,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(without_limits_mail_is_taken),
         cmocka_unit_test(a_full_queue_refuses_at_once_and_until_a_twentieth_is_free),
+        cmocka_unit_test(a_domain_with_more_than_its_share_is_refused_and_others_are_not),
+        cmocka_unit_test(a_share_of_memory_is_of_what_the_queue_takes),
         cmocka_unit_test(want_of_memory_is_measured_and_lifted),
         cmocka_unit_test(a_disk_below_its_floor_goes_before_the_queue),
         cmocka_unit_test(a_drain_is_final_and_a_failed_spool_more_so),

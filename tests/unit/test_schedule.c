@@ -127,6 +127,11 @@ static uint64_t end(struct world *w, struct delivery *d, const char *verdicts)
     return end_stranded(w, d, verdicts, 0, 0);
 }
 
+static uint64_t at(const struct world *w, const char *domain)
+{
+    return schedule_recipients_at(w->schedule, slice_str(domain));
+}
+
 static void recipients_of_one_domain_share_a_delivery(void **state)
 {
     (void)state;
@@ -140,7 +145,14 @@ static void recipients_of_one_domain_share_a_delivery(void **state)
     assert_int_equal(delivery_recipients(x)[0], 0);
     assert_int_equal(delivery_recipients(x)[1], 2);
     assert_string_equal(y->domain->name, "y.example");
-    assert_int_equal(end(w, x, "DD"), 1);
+    assert_int_equal(at(w, "x.example"), 2);
+    assert_int_equal(at(w, "y.example"), 1);
+    assert_int_equal(end(w, x, "DF"), 2);
+    assert_int_equal(at(w, "x.example"), 1);
+    (void)run(w, HOUR);
+    x = jobs_take(w->jobs, &w->turn);
+    assert_int_equal(end(w, x, "D"), 1);
+    assert_int_equal(at(w, "x.example"), 0);
     assert_int_equal(end(w, y, "B"), 0);
     assert_int_equal(schedule_messages(w->schedule), 0);
     assert_int_equal(schedule_recipients(w->schedule), 0);

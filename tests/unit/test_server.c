@@ -28,6 +28,13 @@ struct play {
     bool closed;
 };
 
+static const struct smtp_refusal *refuse_full(void *context, const char *domain)
+{
+    static const struct smtp_refusal full = {452, "4.3.1", "Full"};
+    (void)context;
+    return strcmp(domain, "full.example") == 0 ? &full : NULL;
+}
+
 static const struct smtp_server_options options = {.hostname = "relay.example",
                                                    .message_bytes_max = 200,
                                                    .recipients_max = 3,
@@ -35,7 +42,8 @@ static const struct smtp_server_options options = {.hostname = "relay.example",
                                                    .text_line_bytes_max = 80,
                                                    .bad_commands_max = 3,
                                                    .received_max = 2,
-                                                   .normalize_domain = domain_normalize};
+                                                   .normalize_domain = domain_normalize,
+                                                   .refuse_domain = refuse_full};
 
 static void write_reply(struct play *p, struct slice line)
 {
@@ -298,6 +306,26 @@ static void limits_are_told_and_the_dialogue_goes_on(void **state)
     CHECK(table);
 }
 
+/* Others of the transaction go on; where none is left, what was pipelined behind it is no mistake. */
+static void a_recipient_whose_domain_has_its_share_is_refused_alone(void **state)
+{
+    (void)state;
+#define FULL         "RCPT TO:<d@full.example>\r\n"
+#define NONE         MAIL FULL "DATA\r\nRSET\r\n"
+#define NONE_REPLIES "250/2.1.0 452/4.3.1 503/5.5.1 250/2.0.0 "
+    static const struct dialogue table[] = {
+        {EHLO MAIL FULL RCPT FULL "DATA\r\n" HEADER ".\r\n",
+         "220 250 250/2.1.0 452/4.3.1 250/2.1.5 452/4.3.1 354 "
+         "{a@b.c>d@e.f#0:0:Date: x|Message-ID: y||} 250/2.0.0 "},
+        {EHLO NONE NONE NONE NONE NONE "NOOP\r\n",
+         "220 250 " NONE_REPLIES NONE_REPLIES NONE_REPLIES NONE_REPLIES NONE_REPLIES "250/2.0.0 "},
+    };
+    CHECK(table);
+#undef FULL
+#undef NONE
+#undef NONE_REPLIES
+}
+
 static void commands_out_of_turn_are_refused(void **state)
 {
     (void)state;
@@ -394,6 +422,7 @@ int main(void)
         cmocka_unit_test(chunks_are_taken_as_they_are),
         cmocka_unit_test(no_odd_line_end_ends_a_message),
         cmocka_unit_test(limits_are_told_and_the_dialogue_goes_on),
+        cmocka_unit_test(a_recipient_whose_domain_has_its_share_is_refused_alone),
         cmocka_unit_test(commands_out_of_turn_are_refused),
         cmocka_unit_test(parameters_reach_the_envelope),
         cmocka_unit_test(a_closed_relay_refuses_and_holds_nothing_against_what_was_pipelined),

@@ -56,6 +56,11 @@ static void print_intake(const json_t *intake)
     cli_time(since, sizeof since, "for ", number_of(intake, "since_ms"), "");
     (void)printf("%s (%s), %s; %s refused since the start.\n\n", cli_text(intake, "text"),
                  cli_text(intake, "state"), since, count(refused, number_of(intake, "refused")));
+    if (json_object_get(intake, "domain_share") != NULL)
+        (void)printf("No domain may have more than %s recipients queued now; %s refused for that "
+                     "since the start.\n\n",
+                     count(since, number_of(intake, "domain_share")),
+                     count(refused, number_of(intake, "recipients_refused")));
     struct table *t = table_create(headings);
     add_row(t, "queued messages", intake, "messages_queued", "messages_max", count, "at most");
     add_row(t, "queued recipients", intake, "recipients_queued", "recipients_max", count,

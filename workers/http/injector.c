@@ -397,8 +397,14 @@ static const char *begin_message(struct injection *i, struct error *error)
     buf_clear(&j->message);
     j->message.bound = i->request->config->submission.message_size_max + BOUND_MARGIN;
     j->scratch.text.bound = j->scratch.lines.bound = j->message.bound;
-    if (!inject_recipient(&i->inject, i->next, &r, error) ||
-        !mime_render(i->inject.message, &r.mime, &j->scratch, &j->message, error))
+    if (!inject_recipient(&i->inject, i->next, &r, error))
+        return error->text;
+    const struct smtp_refusal *why = intake_refuse_domain(j->all->parts->intake, r.domain);
+    if (why != NULL) {
+        i->store_failed = true;
+        return why->text;
+    }
+    if (!mime_render(i->inject.message, &r.mime, &j->scratch, &j->message, error))
         return error->text;
     struct item *t = create_item(i, &r);
     if (t == NULL)

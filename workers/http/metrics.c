@@ -262,6 +262,9 @@ static void put_intake(struct buf *out, const struct worker_parts *parts)
     struct intake_view v = intake_view(parts->intake);
     counter(out, "intake_refused_total", "Messages and connections refused for want of room.",
             v.refused);
+    counter(out, "intake_recipients_refused_total",
+            "Recipients refused because their domain had its share of a nearly full queue.",
+            v.refused_recipients);
     gauge(out, "memory_bytes", "Anonymous memory held, in bytes.", v.memory_bytes);
     gauge(out, "memory_limit_bytes", "Above it no new mail is taken, in bytes; 0 = no limit.",
           v.limits.memory_bytes);

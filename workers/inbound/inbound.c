@@ -3,6 +3,7 @@
 #include "core/base/assert.h"
 #include "core/domain.h"
 #include "workers/inbound/submission.h"
+#include "workers/intake.h"
 
 #include <stdlib.h>
 
@@ -99,6 +100,11 @@ static struct slice priority_field(struct inbound *i)
     return slice_of(i->priority_field, len);
 }
 
+static const struct smtp_refusal *refuse_domain(void *context, const char *domain)
+{
+    return intake_refuse_domain(context, domain);
+}
+
 void inbound_reload(struct inbound *i)
 {
     const struct config *c = i->worker->config;
@@ -110,7 +116,9 @@ void inbound_reload(struct inbound *i)
                                            .bad_commands_max = c->submission.bad_commands_max,
                                            .priority_field = priority_field(i),
                                            .received_max = RECEIVED_MAX,
-                                           .normalize_domain = domain_normalize};
+                                           .normalize_domain = domain_normalize,
+                                           .refuse_domain = refuse_domain,
+                                           .context = i->worker->parts->intake};
 }
 
 struct inbound *inbound_create(struct worker *w, struct error *error)
