@@ -50,8 +50,12 @@ static bool refuse_unknown(struct config_loader *l, const yaml_node_t *node, con
 {
     size_t count;
     const struct config_key *keys = config_keys(&count), *nearest = NULL;
+    size_t len = strlen(path);
     unsigned best = 6;
     for (size_t i = 0; i < count; i++) {
+        size_t other = strlen(keys[i].path);
+        if ((len > other ? len - other : other - len) >= best)
+            continue; /* each byte more is a difference more */
         unsigned d = distance(path, keys[i].path);
         if (d < best) {
             best = d;
