@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import tempfile
 
-from harness import (E2ETest, Exchanges, ORIGIN, Ports, Sink, Zone, content_of, hard_limit, main, message, to_yaml,
+from harness import (E2ETest, Exchanges, ORIGIN, Ports, Sink, WAIT_LIMIT, Zone, content_of, hard_limit, main, message, to_yaml,
                      tool, wait_until)
 
 
@@ -27,11 +27,11 @@ class ExchangeTest(E2ETest):
         return exchanges
 
     def client(self, exchanges: Exchanges) -> smtplib.SMTP:
-        return self.enterContext(smtplib.SMTP("127.0.0.1", exchanges.port, "client.example.org", timeout=5))
+        return self.enterContext(smtplib.SMTP("127.0.0.1", exchanges.port, "client.example.org", timeout=WAIT_LIMIT))
 
     def raw(self, exchanges: Exchanges, data: bytes) -> bytes:
         """All that comes back for these bytes."""
-        with socket.create_connection(("127.0.0.1", exchanges.port), 5) as sock:
+        with socket.create_connection(("127.0.0.1", exchanges.port), WAIT_LIMIT) as sock:
             received = sock.recv(4096)
             sock.sendall(data)
             while block := sock.recv(65536):
@@ -106,7 +106,7 @@ class ExchangeTest(E2ETest):
         for behaviour, least in (("silent@GREETING", 0), ("trickle@GREETING=0.05", 2), ("flood@GREETING", 100_000)):
             with self.subTest(behaviour=behaviour):
                 exchanges = self.exchange(behaviour)
-                with socket.create_connection(("127.0.0.1", exchanges.port), 0.5) as sock:
+                with socket.create_connection(("127.0.0.1", exchanges.port), WAIT_LIMIT if least > 0 else 0.5) as sock:
                     got = 0
                     try:
                         while got <= least * 2:

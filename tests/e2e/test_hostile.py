@@ -11,7 +11,7 @@ import socket
 import time
 from typing import Iterator
 
-from harness import E2ETest, ORIGIN, Relay, SANITIZED, World, main, message, wait_until
+from harness import E2ETest, ORIGIN, Relay, SANITIZED, WAIT_LIMIT, World, main, message, wait_until
 
 SENDER = f"sender@postbox.{ORIGIN}"
 SLOW_CLIENTS = 1000 if SANITIZED else 10000
@@ -48,7 +48,8 @@ class ManyClients(E2ETest):
             name = f"among-{step[:2].hex()}"
             relay.send(SENDER, [f"r@{domain}"], name)
             world.wait_accepted(name)
-            self.assertLess(time.monotonic() - began, 10)
+            # Long before the first of them is ended (submission.command_timeout), were they in the way.
+            self.assertLess(time.monotonic() - began, WAIT_LIMIT)
         if not SANITIZED:
             self.assertLess((relay.resident_kb() - before) / SLOW_CLIENTS, KB_A_CLIENT)
         status = relay.json("status")[0]
@@ -65,7 +66,7 @@ class ManyClients(E2ETest):
             for client in clients:
                 selector.register(client, selectors.EVENT_READ)
             while waiting > 0:
-                ready = selector.select(30)
+                ready = selector.select(WAIT_LIMIT)
                 self.assertNotEqual(ready, [], f"{waiting} clients were not greeted")
                 for key, _ in ready:
                     assert isinstance(key.fileobj, socket.socket)
@@ -80,7 +81,7 @@ class ManyClients(E2ETest):
         before = relay.resident_kb()
         count = 50_000
         with relay.socket() as sock:
-            sock.settimeout(60)
+            sock.settimeout(WAIT_LIMIT)
             sock.sendall(f"EHLO c\r\nMAIL FROM:<{SENDER}>\r\n".encode())
             answer, sent = b"", 0
             block = b"".join(b"RCPT TO:<r%d@%b>\r\n" % (n, domain.encode()) for n in range(500))
@@ -105,7 +106,7 @@ class ManyClients(E2ETest):
         relay = world.start()
         group = f"MAIL FROM:<{SENDER}>\r\nRCPT TO:<r@{domain}>\r\nRSET\r\n".encode() * 200
         with relay.socket() as sock:
-            sock.settimeout(60)
+            sock.settimeout(WAIT_LIMIT)
             sock.sendall(b"EHLO c\r\n")
             for _ in range(50):
                 sock.sendall(group)
@@ -145,9 +146,10 @@ class HostileNames(E2ETest):
         wait_until(lambda: len(self.notices(world, postbox)) >= count, "a notice for each refused address")
         for line in relay.log_path.read_bytes().split(b"\n")[:-1]:
             self.assertIsInstance(json.loads(line), dict)
+        wait_until(lambda: len(relay.json("queue", "list")) <= count, "what is settled to leave the queue", pause=0.05)
         listed = [entry["recipient"] for entry in relay.json("queue", "list")]
         self.assertEqual(sorted(listed), sorted(a for a in addresses if a.endswith(held)))
-        self.assertEqual(len(relay.logged("accepted", sender=sender)), len(addresses))
+        self.assertEqual(len(relay.wait_logged("accepted", len(addresses), sender=sender)), len(addresses))
         told = [self.final_recipient(n) for n in self.notices(world, postbox)]
         self.assertEqual(sorted(told), sorted(a for a in addresses if a.endswith(refused)))
 
@@ -195,10 +197,11 @@ class Floods(E2ETest):
     """An exchange that answers with a reply of megabytes that never ends, in each phase."""
 
     MEMORY_KB = 16 * 1024  # more than one reply's bound for each of the connections, less than any flood
+    PATIENCE_S = 60
     FLOOD_BYTES = 32 << 20  # what the kernel's buffers took before the relay hung up; a reader would have taken gigabytes
 
     def flooded(self, phase: str) -> tuple[World, Relay, list[str]]:
-        world = self.world(delivery={"patience_max": "5s"})
+        world = self.world(delivery={"patience_max": f"{self.PATIENCE_S}s"})
         self.domain, addresses = world.domain("one", f"flood@{phase}", "good")
         return world, world.start(), addresses
 
@@ -215,14 +218,14 @@ class Floods(E2ETest):
                 begin = time.monotonic()
                 relay.send(SENDER, [f"r@{self.domain}"], "m")
                 self.assertEqual(world.wait_accepted("m")[0]["at"], world.exchanges.at(good))
-                self.assertLess(time.monotonic() - begin, 4)  # at once, not when patience is over
+                self.assertLess(time.monotonic() - begin, self.PATIENCE_S / 2)  # at once, not when patience is over
                 self.check_bounded(world, relay, before_kb, flooding)
 
     def test_a_flood_in_place_of_the_last_reply_leaves_the_outcome_unknown(self) -> None:
         world, relay, (flooding, _) = self.flooded("DOT")
         before_kb = relay.resident_kb()
         relay.send(SENDER, [f"r@{self.domain}"], "m")
-        self.assertLess(relay.wait_logged("unknown")[0]["transaction_ms"], 20_000)
+        self.assertLess(relay.wait_logged("unknown")[0]["transaction_ms"], self.PATIENCE_S * 1000)
         self.assertEqual(world.exchanges.accepted("m"), [])  # no second copy anywhere
         self.check_bounded(world, relay, before_kb, flooding)
 

@@ -26,7 +26,7 @@ from harness import BINARY, E2ETest, ORIGIN, Ports, Process, UnixConnection, Wor
 
 SENDER = f"noreply@postbox.{ORIGIN}"
 TOKENS = {"mailer": ("inject", "m" * 32), "monitor": ("read", "r" * 32), "chief": ("admin", "c" * 32)}
-SECONDS = 20
+SECONDS = 120
 
 
 class HttpTest(E2ETest):
@@ -88,6 +88,7 @@ class Asking(HttpTest):
     """Checks, figures, operations, and who may."""
 
     def test_probes_metrics_and_operations(self) -> None:
+        began = time.monotonic()
         world = self.http_world()
         domain, _ = world.domain("one", "good")
         relay = self.start(world).relay
@@ -98,6 +99,9 @@ class Asking(HttpTest):
         world.wait_accepted("one")
         relay.wait_logged("delivered")
         wait_until(lambda: '{outcome="delivered"} 1\n' in self.ask("GET", "/metrics")[1], "the delivery to be counted")
+        relay.wait_drained()
+        wait_until(lambda: re.search(r"^onward_spool_commit_seconds_count [2-9]", self.ask("GET", "/metrics")[1], re.M),
+                   "its commits to be counted")
         status, text, headers = self.ask("GET", "/metrics", token="")
         self.assertEqual((status, headers["Content-Type"]), (200, "text/plain; version=0.0.4; charset=utf-8"))
         check = subprocess.run([tool("promtool"), "check", "metrics"], input=text, capture_output=True, text=True,
@@ -105,11 +109,11 @@ class Asking(HttpTest):
         self.assertEqual((check.returncode, check.stdout, check.stderr), (0, "", ""))
         self.assertIn("\nonward_smtp_messages_accepted_total 1\n", text)
         self.assertIn('\nonward_recipient_attempts_total{outcome="delivered"} 1\n', text)
-        self.check_histograms(text)
+        self.check_histograms(text, time.monotonic() - began)
         self.check_operations(world, domain)
 
-    def check_histograms(self, text: str) -> None:
-        """One message was accepted, routed, and delivered over one session."""
+    def check_histograms(self, text: str, all_took: float) -> None:
+        """One message was accepted, routed, and delivered over one session: no step of it took longer than all of it."""
         for name, labels, least in (("delivery", 'priority="bulk"', 1), ("delivery", 'priority="transactional"', 0),
                                     ("session_setup", "", 1), ("spool_commit", "", 2), ("dns_flight", "", 1)):
             with self.subTest(histogram=name, labels=labels):
@@ -124,7 +128,7 @@ class Asking(HttpTest):
                 self.assertEqual(buckets[-1], count)
                 self.assertGreaterEqual(count, least)
                 self.assertEqual(count, least if name == "delivery" else count)
-                self.assertLess(total, scaled(60))
+                self.assertLess(total, count * all_took + 1e-6)
 
     def check_operations(self, world: World, domain: str) -> None:
         status, route, _ = self.ask("GET", f"/api/control/route?domain={domain}", token="monitor")
@@ -186,7 +190,7 @@ class Asking(HttpTest):
     def test_a_drain_and_a_full_disk_are_told_to_balancers_and_senders(self) -> None:
         world = self.http_world()
         domain, [address] = world.domain("one", "silent@DATA")
-        world.relay.write_config(spool={"free_floor": "100TB"})
+        world.relay.write_config(spool={"free_floor": "100TB"}, drain_timeout="10m")
         world.start()
         wait_until(lambda: self.ask("GET", "/readyz")[1]["reason"] != "starting", "the relay to be up")
         status, answer, headers = self.ask("GET", "/readyz", token="")
@@ -289,7 +293,7 @@ class ReadBack(HttpTest):
 
     def collect(self, world: World, count: int) -> dict[str, tuple[email.message.EmailMessage, bytes]]:
         """The messages that arrived, by recipient."""
-        wait_until(lambda: len(world.exchanges.accepted()) >= count, f"{count} messages", limit=90, pause=0.1)
+        wait_until(lambda: len(world.exchanges.accepted()) >= count, f"{count} messages", limit=300, pause=0.1)
         found = {}
         for record in world.exchanges.accepted():
             raw = world.exchanges.content(record)
@@ -488,7 +492,7 @@ class Mailings(HttpTest):
                                      token="mailer")
         self.assertEqual((status, answer["success_count"], answer["fail_count"]), (200, count, 0))
         self.assertEqual(len({entry["id"] for entry in answer["recipients"]}), count)
-        wait_until(lambda: sum(1 for _ in sink.folder.iterdir()) >= count, "all messages", limit=120, pause=0.5)
+        wait_until(lambda: sum(1 for _ in sink.folder.iterdir()) >= count, "all messages", limit=600, pause=0.5)
         wait_until(lambda: self.ask("GET", "/api/control/status")[1]["spool"]["messages_queued"] == 0, "an empty queue")
         seen = set()
         for path in sink.folder.iterdir():
@@ -526,21 +530,13 @@ class Mailings(HttpTest):
         self.assertTrue(stays(lambda: len(world.exchanges.accepted()) == 100, 0.5))
 
     def test_a_mailing_cut_off_by_a_crash_is_completed_and_doubled_nowhere(self) -> None:
-        world = self.http_world()
-        domain = world.mx("one", world.silent_address())  # nothing leaves the queue
-        self.start(world)
         count = scaled(20000)
-        recipients = [{"email": f"r{n}@{domain}"} for n in range(count)]
-        body = json.dumps({"envelope_sender": SENDER, "recipients": recipients,
-                           "content": "Subject: x\n\n" + "text\n" * 400}).encode()
         key = {"Idempotency-Key": "cut"}
-        caller = threading.Thread(target=self.ask_in_vain, args=(body, key))
-        caller.start()
-        wait_until(lambda: self.queued() > count // 10, "a part of the mailing to be stored")
-        world.relay.kill()
-        caller.join()
-        self.start(world)
-        stored = self.queued()
+        for _ in range(5):  # a test that stands still for too long cuts nothing off
+            world, body = self.cut_off(count, key)
+            stored = self.queued()
+            if stored < count:
+                break
         self.assertGreater(stored, 0)
         status, answer, _ = self.ask("POST", "/api/inject/v1", body, key)
         self.assertEqual((status, answer["success_count"]), (200, count))
@@ -549,6 +545,22 @@ class Mailings(HttpTest):
         repeated = int(re.search(r"^onward_http_recipients_repeated_total (\d+)$", text, re.M)[1])
         self.assertGreaterEqual(repeated, stored)
         self.assertLess(repeated, count)
+
+    def cut_off(self, count: int, key: dict[str, str]) -> tuple[World, bytes]:
+        """A relay that was killed in the middle of a mailing, and started again; the mailing."""
+        world = self.http_world()
+        domain = world.mx("one", world.silent_address())  # nothing leaves the queue
+        self.start(world)
+        recipients = [{"email": f"r{n}@{domain}"} for n in range(count)]
+        body = json.dumps({"envelope_sender": SENDER, "recipients": recipients,
+                           "content": "Subject: x\n\n" + "text\n" * 400}).encode()
+        caller = threading.Thread(target=self.ask_in_vain, args=(body, key))
+        caller.start()
+        wait_until(lambda: self.queued() > count // 10, "a part of the mailing to be stored")
+        world.relay.kill()
+        caller.join()
+        self.start(world)
+        return world, body
 
     def ask_in_vain(self, body: bytes, key: dict[str, str]) -> None:
         try:
@@ -560,20 +572,21 @@ class Mailings(HttpTest):
         return self.ask("GET", "/api/control/status")[1]["spool"]["messages_queued"]
 
     def test_a_caller_over_its_rate_waits(self) -> None:
-        world = self.http_world(recipients_per_second=100)
+        world = self.http_world(recipients_per_second=2)  # 150 seconds
         domain, _ = world.domain("one", "good")
         self.start(world)
         mail = {"envelope_sender": SENDER, "recipients": [{"email": f"r{n}@{domain}"} for n in range(300)],
                 "content": "Subject: x\n\nx\n"}
         self.assertEqual(self.ask("POST", "/api/inject/v1", mail, token="mailer")[0], 200)
         status, answer, headers = self.ask("POST", "/api/inject/v1", mail, token="mailer")
-        self.assertEqual((status, 1 <= int(headers["Retry-After"]) <= 3), (429, True), answer)
+        self.assertEqual((status, 1 <= int(headers["Retry-After"]) <= 151), (429, True), answer)
         self.assertEqual(self.ask("POST", "/api/inject/v1", mail, token="chief")[0], 200)
 
     def test_slow_clients_slow_no_mail_and_are_ended(self) -> None:
         world = self.http_world(request_timeout="3s", idle_timeout="3s", connections_max=50)
         domain, _ = world.domain("one", "good")
-        relay = self.start(world).relay
+        self.start(world)
+        alone = self.time_of_twenty(world, domain, "alone")
         slow = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(50)]
         for n, sock in enumerate(slow):
             sock.sendall(b"POST /api/inject/v1 HTTP/1.1\r\nHost: x\r\n" if n % 2 else b"GET /api/control/queue.list HTTP/1.1\r\n")
@@ -589,11 +602,8 @@ class Mailings(HttpTest):
         thread = threading.Thread(target=dribble)
         thread.start()
         try:
-            began = time.monotonic()
-            for n in range(20):
-                relay.send(SENDER, [f"r@{domain}"], f"m{n}")
-            world.wait_accepted("m19")
-            self.assertLess(time.monotonic() - began, 5)
+            # Each would wait three seconds for a client to be ended, were it in the way.
+            self.assertLess(self.time_of_twenty(world, domain, "beside"), 3 * alone + 20)
             self.assertEqual(self.ask("GET", "/readyz")[0], 200, "the other listener is not held up")
             wait_until(self.is_served_over_tcp, "dribbling connections to be ended")
         finally:
@@ -601,6 +611,13 @@ class Mailings(HttpTest):
             thread.join()
             for sock in slow:
                 sock.close()
+
+    def time_of_twenty(self, world: World, domain: str, name: str) -> float:
+        began = time.monotonic()
+        for n in range(20):
+            world.relay.send(SENDER, [f"r@{domain}"], f"{name}{n}")
+        world.wait_accepted(f"{name}19")
+        return time.monotonic() - began
 
     def is_served_over_tcp(self) -> bool:
         try:

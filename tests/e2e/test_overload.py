@@ -10,6 +10,7 @@ import time
 from harness import SANITIZED, E2ETest, ORIGIN, Relay, UnixConnection, World, content_of, main, message, scaled, wait_until
 
 SENDER = f"sender@{ORIGIN}"
+SLOW_S = 2  # what a slow exchange takes for a message
 
 
 class Overload(E2ETest):
@@ -194,10 +195,10 @@ class Load(Overload):
 
     def test_a_slow_destination_with_a_backlog_holds_up_nobody_else(self) -> None:
         world = self.world(delivery={"connections_per_destination": 2, "tls": "off"})
-        slow, _ = world.domain("slow", "delay@DOT=0.1")
+        slow, _ = world.domain("slow", f"delay@DOT={SLOW_S}")
         good, _ = world.domain("good", "good")
         relay = world.start()
-        backlog = scaled(400)
+        backlog = 200
         with relay.connect() as client:
             client.ehlo()
             for number in range(backlog):
@@ -205,8 +206,12 @@ class Load(Overload):
         for number in range(20):
             sent = relay.send(SENDER, [f"r@{good}"], f"good{number}")
             world.wait_accepted(f"good{number}")
-            self.assertLess(time.monotonic() - sent, 2 if not SANITIZED else 10)
-        arrived = [r["message_id"] for r in world.exchanges.accepted() if "slow" in r["message_id"]]
+            self.assertLess(time.monotonic() - sent, backlog * SLOW_S / 2 / 5)  # a fifth of what the backlog takes
+
+        def arrived_slowly() -> list[str]:
+            return [r["message_id"] for r in world.exchanges.accepted() if "slow" in r["message_id"]]
+        wait_until(lambda: len(arrived_slowly()) > 6, "some of the backlog to go")
+        arrived = arrived_slowly()
         self.assertLess(len(arrived), backlog)  # it was in the way all the time
         # Oldest first: two connections may overtake each other by what they carry, no more.
         numbers = [int(name.split("slow")[1].split("@")[0]) for name in arrived]

@@ -13,7 +13,7 @@ import urllib.request
 from typing import Any
 
 from browser import Browser
-from harness import BINARY, E2ETest, ORIGIN, Ports, main, wait_until
+from harness import BINARY, E2ETest, ORIGIN, Ports, WAIT_LIMIT, main, wait_until
 
 SENDER = f"sender@{ORIGIN}"
 TOKEN = "0123456789abcdef" * 4
@@ -40,7 +40,7 @@ class Shown(E2ETest):
     def view(self, history: bool = False) -> dict[str, Any]:
         request = urllib.request.Request(f"{self.url}api/control/view{'?history=true' if history else ''}",
                                          headers={"Authorization": f"Bearer {TOKEN}"})
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=WAIT_LIMIT) as answer:
             return json.load(answer)
 
     def fail_some(self) -> None:
@@ -49,7 +49,12 @@ class Shown(E2ETest):
         self.relay.send(SENDER, [f"bad@{self.domain}"], "bad")
         self.relay.send(SENDER, [f"good@{self.domain}"], "good")
         self.relay.wait_logged("bounced")
-        self.w.wait_accepted("good")
+        self.relay.wait_logged("delivered")
+        wait_until(self.is_shown, "the view to tell of both")
+
+    def is_shown(self) -> bool:
+        view = self.view()
+        return any(f["kind"] == "bounced" for f in view["failures"]) and len(view["exchanges"]) > 0
 
 
 class Page(Shown):
@@ -64,7 +69,7 @@ class Page(Shown):
                 [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
                  "--disable-background-networking", "--disable-component-update", "--disable-sync",
                  f"--user-data-dir={profile}", "--virtual-time-budget=6000", "--dump-dom", *options,
-                 self.url + fragment], capture_output=True, text=True, timeout=90, check=False)
+                 self.url + fragment], capture_output=True, text=True, timeout=240, check=False)
         self.assertEqual(done.returncode, 0, done.stderr[-2000:])
         return done.stdout
 
@@ -111,7 +116,7 @@ class Page(Shown):
 
     def test_nothing_comes_from_elsewhere_and_the_policy_says_so(self) -> None:
         self.start("good")
-        with urllib.request.urlopen(self.url, timeout=10) as answer:
+        with urllib.request.urlopen(self.url, timeout=WAIT_LIMIT) as answer:
             policy, text = answer.headers["Content-Security-Policy"], answer.read().decode()
         self.assertIn("default-src 'none'", policy)
         self.assertNotIn("unsafe", policy)
@@ -122,7 +127,7 @@ class Page(Shown):
     def test_the_view_needs_a_token(self) -> None:
         self.start("good")
         with self.assertRaises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(f"{self.url}api/control/view", timeout=10)
+            urllib.request.urlopen(f"{self.url}api/control/view", timeout=WAIT_LIMIT)
         self.assertEqual(refused.exception.code, 401)
         refused.exception.close()
 
@@ -134,14 +139,19 @@ class View(Shown):
         for i in range(5):
             self.relay.send(SENDER, [f"r{i}@{self.domain}"], f"m{i}")
         self.relay.wait_logged("bounced", 5, code=550)
-        failures = [f for f in self.view()["failures"] if f["kind"] == "bounced" and "exchange" in f]
+        def told() -> list[dict[str, Any]]:
+            return [f for f in self.view()["failures"] if f["kind"] == "bounced" and "exchange" in f]
+        wait_until(lambda: sum(f["count"] for f in told()) >= 5, "all failures to be counted")
+        failures = told()
         self.assertEqual([(f["count"], f["reply"]["code"], f["exchange"]) for f in failures],
                          [(5, 550, f"mx1.{self.domain}")])
 
     def test_races_and_changes_of_health_are_told_by_exchange(self) -> None:
         self.start("silent@GREETING", "good")
         self.relay.send(SENDER, [f"r@{self.domain}"], "m")
-        self.w.wait_accepted("m")
+        self.relay.wait_logged("delivered")
+        wait_until(lambda: sum(e["races_won"] for e in self.view()["exchanges"]) > 0 and self.view(history=True)["samples"],
+                   "the race to be counted")
         view = self.view(history=True)
         by_address = {e["address"]: e for e in view["exchanges"]}
         slow, good = (by_address[a] for a in self.addresses)

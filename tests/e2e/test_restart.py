@@ -133,7 +133,7 @@ class RestartUnderLoad(E2ETest):
     limit_s = 120
 
     def test_submitters_see_a_clean_end_and_nothing_is_lost_or_doubled(self) -> None:
-        world = self.world(drain_timeout="5s")
+        world = self.world(drain_timeout="1m")
         domain, _ = world.domain("one", "good")
         relay = world.start()
         stop = threading.Event()
@@ -152,7 +152,7 @@ class RestartUnderLoad(E2ETest):
         self.assertEqual([f for s in submitters for f in s.failures], [])
         self.assertGreater(sum(s.goodbyes for s in submitters), 0)
         accepted = {name for s in submitters for name in s.accepted}
-        relay.wait_drained(60)
+        relay.wait_drained(150)
         delivered = collections.Counter(record["message_id"] for record in world.exchanges.accepted())
         names = collections.Counter({name.strip("<>").partition("@")[0]: count for name, count in delivered.items()})
         self.assertEqual(accepted - set(names), set(), "lost")
@@ -189,7 +189,7 @@ class RestartUnderLoad(E2ETest):
 
     def test_a_new_caller_is_refused_at_once(self) -> None:
         """Not left without a word in the backlog of a socket that nobody accepts from."""
-        world = self.world(drain_timeout="30s")
+        world = self.world(drain_timeout="10m")
         domain, _ = world.domain("one", "silent@DOT")
         relay = world.start()
         relay.send(SENDER, [f"r@{domain}"], "m")
@@ -200,12 +200,12 @@ class RestartUnderLoad(E2ETest):
 
         def refused() -> bool:
             try:
-                with relay.socket(2) as sock:
+                with relay.socket() as sock:
                     self.assertRegex(sock.recv(512), rb"^(220|421) ")
                     return False
             except ConnectionRefusedError:
                 return True
-        wait_until(refused, "refused connections", 5)
+        wait_until(refused, "refused connections, long before the drain's end")
         self.assertTrue(process.running())
         process.signal(signal.SIGTERM)
         relay.terminate()

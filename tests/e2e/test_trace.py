@@ -4,7 +4,7 @@ import pathlib
 import tempfile
 from typing import Any
 
-from harness import ORIGIN, E2ETest, parse_objects
+from harness import ORIGIN, E2ETest, parse_objects, wait_until
 
 
 def events(lines: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
@@ -20,7 +20,7 @@ class Trace(E2ETest):
 
     def setUp(self) -> None:
         super().setUp()
-        self.world_ = self.world(delivery={"patience_max": "1s"})
+        self.world_ = self.world()
 
     def test_the_origins_case_is_shown_step_by_step(self) -> None:
         domain, (first, second) = self.world_.domain("sampleorg", "silent@GREETING", "good")
@@ -71,7 +71,8 @@ class Trace(E2ETest):
         shown = self.trace(f"postmaster@{domain}")
         self.assertIn("no running relay", events(shown, "health")[0]["text"])
         self.assertEqual(events(shown, "verdict")[0]["note"], "delivered")
-        self.assertEqual(set(pathlib.Path(tempfile.gettempdir()).glob("onward-trace-*")) - before, set())
+        # Traces of others, beside this one, come and go.
+        wait_until(lambda: set(pathlib.Path(tempfile.gettempdir()).glob("onward-trace-*")) <= before, "nothing to be left")
 
     def test_a_refusal_a_deferral_and_a_missing_domain_have_statuses_of_their_own(self) -> None:
         refused, _ = self.world_.domain("refusing", "reply@RCPT=550 5.1.1 No such user")

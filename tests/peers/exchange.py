@@ -18,6 +18,7 @@ A behaviour is a list of words joined by ";":
                                 where FAULT is one of
         silent                  says nothing [for ARGUMENT seconds, then closes]
         delay                   answers after ARGUMENT seconds
+        hold                    answers when the file of `while` has gone
         trickle                 an endless reply, a byte every ARGUMENT (1) seconds
         stutter                 the right reply, a byte every ARGUMENT (0.05) seconds; "1,10": so for the first ten
         garbage                 bytes that are not SMTP
@@ -56,8 +57,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PHASES = ("GREETING", "EHLO", "HELO", "STARTTLS", "TLS", "MAIL", "RCPT", "DATA", "BODY", "DOT", "RSET", "QUIT")
-FAULTS = ("silent", "delay", "trickle", "stutter", "garbage", "flood", "close", "reset", "reply", "inject", "halt",
-          "lose")
+FAULTS = ("silent", "delay", "hold", "trickle", "stutter", "garbage", "flood", "close", "reset", "reply", "inject",
+          "halt", "lose")
 EXTENSIONS = ("pipelining", "8bitmime", "smtputf8", "dsn", "chunking", "size", "enhanced")
 WORDS = ("good", "starttls", "tls-only", "corked", "no-ehlo", "backlog", *(f"no-{name}" for name in EXTENSIONS))
 LIMITS = ("size", "rcpt-max", "mail-max", "first")
@@ -297,6 +298,11 @@ class Session:
                 await asyncio.sleep(fault.seconds(1))
                 await self.send(wire)
                 return True
+            case "hold":
+                while os.path.exists(self.behaviour.while_path):
+                    await asyncio.sleep(0.02)
+                await self.send(wire)
+                return True
             case "trickle":
                 await self.trickle(wire[:3] + b"-" + b"x" * 400 + b"\r\n", fault.seconds(1))
             case "stutter":
@@ -525,7 +531,7 @@ class Session:
         self.check_content(content)
         self.note("body", bytes=len(content))
         fault = self.behaviour.fault_at("DOT", self.number)
-        if fault is None or fault.kind in ("delay", "stutter", "lose"):
+        if fault is None or fault.kind in ("delay", "hold", "stutter", "lose"):
             self.journal.take(self, content)
             self.messages += 1
         if fault is not None and fault.kind == "lose":
