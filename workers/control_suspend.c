@@ -79,6 +79,7 @@ static void log_change(const struct control *control, const char *event, const s
 struct suspension_edit {
     struct commit_op op;
     struct control_client *client; /* NULL: nobody waits for it */
+    struct error warning;          /* the change may not last; or "" */
 };
 
 static void on_gone_through(struct mail *mail, void *owner)
@@ -86,13 +87,20 @@ static void on_gone_through(struct mail *mail, void *owner)
     (void)owner;
     struct suspension_edit *e = CONTAINER_OF(mail, struct suspension_edit, op.mail);
     struct control_client *c = e->client;
-    json_int_t matched = (json_int_t)e->op.u.edit.matched;
+    if (c != NULL && e->op.status != STORE_OK) {
+        control_error(
+            c, "the suspensions are changed, but what is queued was not gone through, for the "
+               "spool cannot be written: this relay ends, and its next start goes by them");
+        control_resume(c);
+    } else if (c != NULL) {
+        json_t *answer = json_pack("{s:I,s:i}", "matched", (json_int_t)e->op.u.edit.matched,
+                                   "suspended", (int)suspensions_count(set_of(c)));
+        if (e->warning.text[0] != '\0')
+            (void)json_object_set_new(answer, "warning", json_string(e->warning.text));
+        control_done(c, answer);
+        control_resume(c);
+    }
     free(e);
-    if (c == NULL)
-        return;
-    control_done(c, json_pack("{s:I,s:i}", "matched", matched, "suspended",
-                              (int)suspensions_count(set_of(c))));
-    control_resume(c);
 }
 
 static struct suspension_edit *make_edit(const char *domain)
@@ -104,6 +112,15 @@ static struct suspension_edit *make_edit(const char *domain)
     e->op.u.edit.edit = EDIT_SUSPENSION;
     (void)snprintf(e->op.u.edit.domain, sizeof e->op.u.edit.domain, "%s", domain);
     return e;
+}
+
+/* What may not last is tried again until it does, and logged. */
+static void note_change(struct control *control, enum suspensions_change change,
+                        const struct error *warning)
+{
+    if (change == SUSPENSIONS_UNSAVED)
+        log_note(control->options.log, "suspensions_unsaved", warning->text);
+    control_await_suspensions(control);
 }
 
 static void submit(struct control *control, struct suspension_edit *e,
@@ -166,7 +183,6 @@ static bool read_suspension(struct control_client *c, const json_t *request, str
 void control_suspend(struct control_client *c, const json_t *request)
 {
     struct suspension s;
-    struct error error = {{0}};
     if (!read_suspension(c, request, &s))
         return;
     struct suspension_edit *e = make_edit(s.domain);
@@ -174,20 +190,21 @@ void control_suspend(struct control_client *c, const json_t *request)
         control_error(c, "out of memory");
         return;
     }
-    if (!suspensions_set(set_of(c), &s, clock_mono_ms(), clock_wall_ms(), &error)) {
+    enum suspensions_change change =
+        suspensions_set(set_of(c), &s, clock_mono_ms(), clock_wall_ms(), &e->warning);
+    if (change == SUSPENSIONS_REFUSED) {
+        control_error(c, "%s", e->warning.text);
         free(e);
-        control_error(c, "%s", error.text);
         return;
     }
     log_change(c->control, "suspended", &s);
-    control_await_suspensions(c->control);
+    note_change(c->control, change, &e->warning);
     submit(c->control, e, c);
 }
 
 void control_unsuspend(struct control_client *c, const json_t *request)
 {
     struct suspension s;
-    struct error error = {{0}};
     char domain[DOMAIN_SIZE];
     if (!read_which(c, request, domain))
         return;
@@ -202,34 +219,38 @@ void control_unsuspend(struct control_client *c, const json_t *request)
         control_error(c, "out of memory");
         return;
     }
-    if (!suspensions_clear(set_of(c), domain, clock_mono_ms(), clock_wall_ms(), &error)) {
-        free(e);
-        control_error(c, "%s", error.text);
-        return;
-    }
+    enum suspensions_change change =
+        suspensions_clear(set_of(c), domain, clock_mono_ms(), clock_wall_ms(), &e->warning);
     log_change(c->control, "resumed", &s);
-    control_await_suspensions(c->control);
+    note_change(c->control, change, &e->warning);
     submit(c->control, e, c);
 }
 
 /* ---- those whose time is up ---- */
 
-/* False: it could not be taken out, for want of memory or room. */
+/* False: it could not be taken out, for want of memory. */
 static bool end_one(struct control *c, const struct suspension *s)
 {
-    struct error error = {{0}};
     struct suspension_edit *e = make_edit(s->domain);
     if (e == NULL)
         return false;
-    if (!suspensions_clear(c->options.suspensions, s->domain, clock_mono_ms(), clock_wall_ms(),
-                           &error)) {
-        log_note(c->options.log, "not_resumed", error.text);
-        free(e);
-        return false;
-    }
+    enum suspensions_change change = suspensions_clear(
+        c->options.suspensions, s->domain, clock_mono_ms(), clock_wall_ms(), &e->warning);
     log_change(c, "resumed", s);
+    note_change(c, change, &e->warning);
     submit(c, e, NULL);
     return true;
+}
+
+/* The disk may take now what it did not before. */
+static void save_again(struct control *c)
+{
+    struct error error = {{0}};
+    if (suspensions_are_saved(c->options.suspensions))
+        return;
+    if (suspensions_save(c->options.suspensions, clock_mono_ms(), clock_wall_ms(), &error) ==
+        SUSPENSIONS_SAVED)
+        log_note(c->options.log, "suspensions_saved", "the disk knows all changes again");
 }
 
 static void on_time_up(struct timer *timer, void *owner)
@@ -240,6 +261,7 @@ static void on_time_up(struct timer *timer, void *owner)
     unsigned count = all != NULL ? suspensions_list(c->options.suspensions, all, room) : 0;
     uint64_t now = clock_mono_ms();
     bool well = all != NULL;
+    save_again(c);
     for (unsigned i = 0; i < count && well; i++)
         if (all[i].until_mono_ms != 0 && all[i].until_mono_ms <= now)
             well = end_one(c, &all[i]);
@@ -257,7 +279,10 @@ void control_start_suspensions(struct control *c)
 
 void control_await_suspensions(struct control *c)
 {
-    uint64_t next = suspensions_next_end(c->options.suspensions);
+    struct suspensions *set = c->options.suspensions;
+    uint64_t next = suspensions_next_end(set), again = clock_mono_ms() + AGAIN_MS;
+    if (set != NULL && !suspensions_are_saved(set) && (next == 0 || next > again))
+        next = again;
     if (next != 0)
         timer_arm(&c->timers, &c->suspension_timer, next);
     else

@@ -20,7 +20,7 @@ enum {
 
 static const uint64_t LONGEST_MS = SUSPENSION_DAYS_MAX * 24 * 3600000ull;
 
-/* Immutable once it is in place; ascending by domain, so "" is the first. */
+/* Ascending by domain, so "" is the first. */
 struct set {
     unsigned count;
     struct suspension items[];
@@ -28,9 +28,10 @@ struct set {
 
 struct suspensions {
     char path[PATH_BYTES];
+    bool unsaved; /* the disk does not know all of `set`; the control's thread */
     struct {
         pthread_mutex_t lock;
-        struct set *set;   /* guard: lock, but for the control's thread, which alone replaces it */
+        struct set *set;   /* guard: lock, but for the control's thread, which alone changes it */
         atomic_uint count; /* of `set`: a look that costs nothing where there is none */
     } shared;
 };
@@ -144,33 +145,68 @@ static bool sync_folder_of(const char *path)
     return well;
 }
 
-static bool replace_file(const char *path, struct slice bytes)
+/* How far writing the file has come; errno says why no further. */
+enum written { WRITTEN_NOT, WRITTEN_UNSYNCED, WRITTEN };
+
+static enum written replace_file(const char *path, struct slice bytes)
 {
     char part[PATH_BYTES + 8];
     (void)snprintf(part, sizeof part, "%s.part", path);
     int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, FILE_MODE);
     if (fd < 0)
-        return false;
+        return WRITTEN_NOT;
     bool well = write_all(fd, bytes);
-    well = close(fd) == 0 && well;
-    well = well && rename(part, path) == 0;
-    if (!well)
-        (void)unlink(part);
-    return well && sync_folder_of(path);
+    int why = errno;
+    if (close(fd) != 0 && well) {
+        well = false;
+        why = errno;
+    }
+    if (well && rename(part, path) == 0)
+        return sync_folder_of(path) ? WRITTEN : WRITTEN_UNSYNCED;
+    if (well)
+        why = errno;
+    (void)unlink(part);
+    errno = why;
+    return WRITTEN_NOT;
 }
 
-static bool write_set(const struct suspensions *s, const struct set *set, uint64_t mono_ms,
-                      uint64_t wall_ms, struct error *error)
+static enum written write_set(const struct suspensions *s, const struct set *set, uint64_t mono_ms,
+                              uint64_t wall_ms)
 {
     struct buf text;
     buf_init(&text, FILE_BYTES_MAX);
     for (unsigned i = 0; i < set->count; i++)
         put_line(&text, &set->items[i], mono_ms, wall_ms);
-    bool ok = buf_ok(&text) && replace_file(s->path, buf_slice(&text));
-    if (!ok)
-        error_set(error, "%s cannot be written: %m; nothing was changed", s->path);
+    errno = ENOMEM;
+    enum written written = buf_ok(&text) ? replace_file(s->path, buf_slice(&text)) : WRITTEN_NOT;
+    int why = errno;
     buf_fini(&text);
-    return ok;
+    errno = why;
+    return written;
+}
+
+/* What was written is what holds now. */
+static enum suspensions_change note_written(struct suspensions *s, enum written written,
+                                            struct error *error)
+{
+    s->unsaved = written != WRITTEN;
+    switch (written) {
+    case WRITTEN_NOT:
+        error_set(error,
+                  "%s cannot be written (%m): this holds now, but a restart would bring back what "
+                  "stands there, until it can be written; that is tried every few seconds",
+                  s->path);
+        break;
+    case WRITTEN_UNSYNCED:
+        error_set(error,
+                  "the folder of %s cannot be synced (%m): this holds now and is written, but a "
+                  "power cut may undo it; syncing is tried every few seconds",
+                  s->path);
+        break;
+    case WRITTEN:
+        return SUSPENSIONS_SAVED;
+    }
+    return SUSPENSIONS_UNSAVED;
 }
 
 /* ---- changing ---- */
@@ -193,20 +229,8 @@ static void put_in_place(struct suspensions *s, struct set *set)
     free(former);
 }
 
-/* Writes and puts in place what replaces the set; takes it over. */
-static bool commit(struct suspensions *s, struct set *set, uint64_t mono_ms, uint64_t wall_ms,
-                   struct error *error)
-{
-    bool ok = write_set(s, set, mono_ms, wall_ms, error);
-    if (ok)
-        put_in_place(s, set);
-    else
-        free(set);
-    return ok;
-}
-
-bool suspensions_set(struct suspensions *s, const struct suspension *one, uint64_t mono_ms,
-                     uint64_t wall_ms, struct error *error)
+enum suspensions_change suspensions_set(struct suspensions *s, const struct suspension *one,
+                                        uint64_t mono_ms, uint64_t wall_ms, struct error *error)
 {
     const struct set *old = s->shared.set;
     bool found;
@@ -214,35 +238,53 @@ bool suspensions_set(struct suspensions *s, const struct suspension *one, uint64
     if (!found && old->count == SUSPENSIONS_MAX) {
         error_set(error, "there are %d suspensions, as many as may be; resume some, or suspend all",
                   SUSPENSIONS_MAX);
-        return false;
+        return SUSPENSIONS_REFUSED;
     }
     struct set *set = make_set(old->count + !found);
     if (set == NULL) {
         error_set(error, "out of memory; nothing was changed");
-        return false;
+        return SUSPENSIONS_REFUSED;
     }
     memcpy(set->items, old->items, at * sizeof *set->items);
     set->items[at] = *one;
     unsigned behind = at + found;
     memcpy(&set->items[at + 1], &old->items[behind], (old->count - behind) * sizeof *set->items);
-    return commit(s, set, mono_ms, wall_ms, error);
+    enum written written = write_set(s, set, mono_ms, wall_ms);
+    if (written == WRITTEN_NOT) {
+        error_set(error, "%s cannot be written: %m; nothing was changed", s->path);
+        free(set);
+        return SUSPENSIONS_REFUSED;
+    }
+    enum suspensions_change change = note_written(s, written, error);
+    put_in_place(s, set);
+    return change;
 }
 
-bool suspensions_clear(struct suspensions *s, const char *domain, uint64_t mono_ms,
-                       uint64_t wall_ms, struct error *error)
+enum suspensions_change suspensions_save(struct suspensions *s, uint64_t mono_ms, uint64_t wall_ms,
+                                         struct error *error)
 {
-    const struct set *old = s->shared.set;
+    return note_written(s, write_set(s, s->shared.set, mono_ms, wall_ms), error);
+}
+
+bool suspensions_are_saved(const struct suspensions *s)
+{
+    return !s->unsaved;
+}
+
+/* In place, for want of memory is no reason either. */
+enum suspensions_change suspensions_clear(struct suspensions *s, const char *domain,
+                                          uint64_t mono_ms, uint64_t wall_ms, struct error *error)
+{
+    struct set *set = s->shared.set;
     bool found;
-    unsigned at = position(old, domain, &found);
+    unsigned at = position(set, domain, &found);
     ASSERT(found);
-    struct set *set = make_set(old->count - 1);
-    if (set == NULL) {
-        error_set(error, "out of memory; nothing was changed");
-        return false;
-    }
-    memcpy(set->items, old->items, at * sizeof *set->items);
-    memcpy(&set->items[at], &old->items[at + 1], (old->count - at - 1) * sizeof *set->items);
-    return commit(s, set, mono_ms, wall_ms, error);
+    pthread_mutex_lock(&s->shared.lock);
+    set->count--;
+    memmove(&set->items[at], &set->items[at + 1], (set->count - at) * sizeof *set->items);
+    atomic_store_explicit(&s->shared.count, set->count, memory_order_release);
+    pthread_mutex_unlock(&s->shared.lock);
+    return suspensions_save(s, mono_ms, wall_ms, error);
 }
 
 /* ---- loading ---- */

@@ -11,7 +11,11 @@
  * One thread changes the set, the control's, and writes the file meanwhile; any thread asks, under a lock
  * held for a look-up, and without it where nothing is suspended, which is nearly always. A suspension
  * whose time is up holds until it is taken out (suspensions_clear): so those who wait for that learn of it
- * in one way only. */
+ * in one way only.
+ *
+ * To suspend is refused where it cannot be written: mail that is to wait must wait over a restart too. To resume
+ * is not, for a full disk empties only as mail goes: that holds at once, and is written later
+ * (suspensions_save). */
 #ifndef ONWARD_CORE_QUEUE_SUSPENSIONS_H
 #define ONWARD_CORE_QUEUE_SUSPENSIONS_H
 
@@ -52,14 +56,27 @@ bool suspensions_find(struct suspensions *s, const char *domain, struct suspensi
 /* Copies up to `max` of them, in order of name, that of all first. Returns how many. Any thread. */
 unsigned suspensions_list(struct suspensions *s, struct suspension *out, unsigned max);
 
-/* Adds one, or replaces the domain's. It is on disk when this returns true; false with `error` where
- * nothing was changed: too many, no memory, no room. The control's thread. */
-bool suspensions_set(struct suspensions *s, const struct suspension *one, uint64_t mono_ms,
-                     uint64_t wall_ms, struct error *error);
+/* How a change ended. */
+enum suspensions_change {
+    SUSPENSIONS_SAVED, /* it holds, and is on disk */
+    SUSPENSIONS_UNSAVED, /* it holds, but a restart or a power cut may undo it: `error` says which, and why */
+    SUSPENSIONS_REFUSED, /* nothing was changed: `error` says why */
+};
 
-/* Takes the domain's ("" = that of all) out; it must be there. Likewise. */
-bool suspensions_clear(struct suspensions *s, const char *domain, uint64_t mono_ms,
-                       uint64_t wall_ms, struct error *error);
+/* Adds one, or replaces the domain's. REFUSED: too many, no memory, no room; UNSAVED: the file is in place, but
+ * its folder cannot be synced. The control's thread. */
+enum suspensions_change suspensions_set(struct suspensions *s, const struct suspension *one,
+                                        uint64_t mono_ms, uint64_t wall_ms, struct error *error);
+
+/* Takes the domain's ("" = that of all) out; it must be there. Never REFUSED. Likewise. */
+enum suspensions_change suspensions_clear(struct suspensions *s, const char *domain,
+                                          uint64_t mono_ms, uint64_t wall_ms, struct error *error);
+
+/* Does the disk know all that holds? Where it does not, suspensions_save tries again; SAVED or UNSAVED. The
+ * control's thread. */
+bool suspensions_are_saved(const struct suspensions *s);
+enum suspensions_change suspensions_save(struct suspensions *s, uint64_t mono_ms, uint64_t wall_ms,
+                                         struct error *error);
 
 /* When the next one's time is up, monotonic; 0: never. */
 uint64_t suspensions_next_end(struct suspensions *s);

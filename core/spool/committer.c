@@ -393,9 +393,14 @@ static void run_batch(struct committer *c, struct batch *b)
 
 /* ---- an operator's edits ---- */
 
+/* A suspension stands elsewhere, and writes nothing here: no want of room stops it halfway. */
 static enum store_status edit_part(struct committer *c, struct commit_op *op, bool *done_out)
 {
     struct store *store = c->options.store;
+    if (op->u.edit.edit == EDIT_SUSPENSION) {
+        *done_out = schedule_edit(c->options.schedule, op, put_edited, NULL);
+        return STORE_OK;
+    }
     struct edit_context context = {.committer = c, .status = store_begin(store)};
     if (context.status == STORE_OK)
         *done_out = schedule_edit(c->options.schedule, op, put_edited, &context);

@@ -12,7 +12,10 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <stdatomic.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -42,10 +45,23 @@ static void on_pushed(void *context, unsigned count)
     (void)context, (void)count;
 }
 
+static bool spool_is_to_fail;
+static atomic_bool syncs_fail;
+
+/* Stands before libc's, for LMDB too. */
+int fdatasync(int fd)
+{
+    if (!syncs_fail)
+        return (int)syscall(SYS_fdatasync, fd);
+    errno = EIO;
+    return -1;
+}
+
 static void on_fatal(void *context, const char *what)
 {
     (void)context;
-    fail_msg("%s", what);
+    if (!spool_is_to_fail)
+        fail_msg("%s", what);
 }
 
 static void store_messages(struct world *w)
@@ -631,6 +647,64 @@ static void a_second_relay_on_a_live_socket_is_refused_with_the_reason(void **st
     (void)close(fd);
 }
 
+static void what_is_resumed_on_a_full_disk_is_resumed_with_a_warning_and_saved_later(void **state)
+{
+    (void)state;
+    char part[128], file[128];
+    unsigned others = 0;
+    struct stat st;
+    int fd = connect_client();
+    json_decref(ask(fd, "{\"op\":\"suspend\",\"domain\":\"x.example\"}", &others));
+    (void)snprintf(file, sizeof file, "%s/suspended", world->path);
+    (void)snprintf(part, sizeof part, "%s/suspended.part", world->path);
+    assert_int_equal(mkdir(part, 0700), 0);
+    assert_refused(fd, "{\"op\":\"suspend\",\"domain\":\"y.example\"}");
+    json_t *answer = ask(fd, "{\"op\":\"resume\",\"domain\":\"x.example\"}", &others);
+    assert_null(json_object_get(answer, "error"));
+    assert_int_equal(member(answer, "matched"), 2);
+    assert_non_null(
+        strstr(json_string_value(json_object_get(answer, "warning")), "a restart would"));
+    json_decref(answer);
+    assert_false(suspensions_hold(world->suspensions, "x.example"));
+    assert_int_equal(stat(file, &st), 0);
+    assert_true(st.st_size > 0);
+    assert_int_equal(rmdir(part), 0);
+    while (stat(file, &st) == 0 && st.st_size > 0) /* written again every few seconds */
+        (void)usleep(20000);
+    (void)close(fd);
+}
+
+static atomic_bool failed;
+
+static void on_failed(struct mail *mail, void *owner)
+{
+    (void)mail, (void)owner;
+    failed = true;
+}
+
+/* The last: no spool is left behind it. */
+static void a_queue_that_cannot_be_gone_through_is_told(void **state)
+{
+    (void)state;
+    unsigned others = 0;
+    int fd = connect_client();
+    spool_is_to_fail = true;
+    syncs_fail = true;
+    struct commit_op write = {.kind = COMMIT_DISCARD, .u.discard_id = 1, .on_done = on_failed};
+    struct commit_op *op = &write;
+    committer_submit(world->committer, &op);
+    while (!failed)
+        (void)usleep(1000);
+    syncs_fail = false;
+    json_t *answer = ask(fd, "{\"op\":\"suspend\",\"domain\":\"x.example\"}", &others);
+    assert_non_null(json_object_get(answer, "error"));
+    assert_non_null(
+        strstr(json_string_value(json_object_get(answer, "error")), "not gone through"));
+    assert_true(suspensions_hold(world->suspensions, "x.example"));
+    json_decref(answer);
+    (void)close(fd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -648,6 +722,8 @@ int main(void)
         cmocka_unit_test(clients_beyond_the_limit_are_sent_away_and_the_others_served),
         cmocka_unit_test(a_client_that_leaves_before_its_answer_harms_nobody),
         cmocka_unit_test(a_second_relay_on_a_live_socket_is_refused_with_the_reason),
+        cmocka_unit_test(what_is_resumed_on_a_full_disk_is_resumed_with_a_warning_and_saved_later),
+        cmocka_unit_test(a_queue_that_cannot_be_gone_through_is_told),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

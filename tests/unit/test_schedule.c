@@ -494,7 +494,7 @@ static uint64_t suspend(struct world *w, const char *domain)
 {
     struct suspension s = {.since_wall_ms = WALL};
     assert_true(slice_to_cstr(slice_str(domain), s.domain, sizeof s.domain));
-    assert_true(suspensions_set(w->suspensions, &s, w->now, WALL, NULL));
+    assert_int_equal(suspensions_set(w->suspensions, &s, w->now, WALL, NULL), SUSPENSIONS_SAVED);
     uint64_t matched = edit(w, EDIT_SUSPENSION, 0, domain);
     assert_int_equal(touched, 0);
     return matched;
@@ -502,7 +502,8 @@ static uint64_t suspend(struct world *w, const char *domain)
 
 static uint64_t resume(struct world *w, const char *domain)
 {
-    assert_true(suspensions_clear(w->suspensions, domain, w->now, WALL, NULL));
+    assert_int_equal(suspensions_clear(w->suspensions, domain, w->now, WALL, NULL),
+                     SUSPENSIONS_SAVED);
     return edit(w, EDIT_SUSPENSION, 0, domain);
 }
 

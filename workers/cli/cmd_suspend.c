@@ -81,6 +81,8 @@ static void tell(const char *verb, const char *domain, const struct terms *t, co
                  domain != NULL ? domain : "all mail", suspends ? "suspended" : "resumed", for_text,
                  (long long)matched, matched == 1 ? "" : "s",
                  suspends ? "; what is under way is finished" : "");
+    if (json_object_get(answer, "warning") != NULL)
+        (void)fprintf(stderr, "onward: %s\n", cli_text(answer, "warning"));
     if (!suspends && others > 0)
         (void)printf("Still suspended: %lld; `onward suspend list` shows what.\n",
                      (long long)others);
