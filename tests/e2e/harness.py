@@ -647,7 +647,7 @@ class UnixConnection(http.client.HTTPConnection):
     """HTTP over the relay's unix socket."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=20)
+        super().__init__("localhost", timeout=STOP_LIMIT)
         self.path = path
 
     def connect(self) -> None:

@@ -81,7 +81,7 @@ class Unreadable(E2ETest):
         relay = world.start()
         for number in range(5):
             relay.send(SENDER, [f"r@{domain}"], f"m{number}", content_of(300_000))
-        relay.wait_logged("deferred", 5)
+        wait_until(lambda: [row["attempts"] for row in relay.json("queue", "list")] == [1] * 5, "stored outcomes")
         data = pathlib.Path(relay.config["spool"]["path"]) / "data.mdb"
         whole = data.read_bytes()
         flag.unlink()
@@ -101,7 +101,7 @@ class Killed(E2ETest):
     limit_s = 120
 
     def load(self, behaviour: str, domains: int) -> tuple[World, Relay, list[str]]:
-        world = self.world(delivery={"connections_per_destination": 1})
+        world = self.world(delivery={"connections_per_destination": 1}, drain_timeout="1m")
         addresses = [world.exchange(behaviour) for _ in range(4)]
         names = [world.mx(f"d{n}", addresses[n % 4]) for n in range(domains)]
         return world, world.start(), [f"r@{name}" for name in names]
@@ -109,7 +109,7 @@ class Killed(E2ETest):
     def check_all_arrive(self, world: World, accepted: list[str]) -> None:
         def missing() -> set[str]:
             return {f"<{name}@{ORIGIN}>" for name in accepted} - {r["message_id"] for r in world.exchanges.accepted()}
-        wait_until(lambda: not missing(), "every message that got its 250")
+        wait_until(lambda: not missing(), "every message that got its 250", 120, pause=0.05)
 
     def duplicates(self, world: World) -> int:
         return sum(len(record["duplicate_for"]) for record in world.exchanges.accepted())
@@ -195,7 +195,7 @@ class Load(E2ETest):
     def source(self, relay: Relay, number: int) -> bool:
         command = [tool("smtp-source"), "-s", "5", "-m", str(self.each), "-l", "10240", "-N", "-f", SENDER,
                    "-t", f"r@d{number}.{ORIGIN}", f"127.0.0.1:{relay.port}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         return done.returncode == 0
 
     def delivered(self) -> list[str]:
@@ -209,7 +209,7 @@ class Load(E2ETest):
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             self.assertTrue(all(pool.map(lambda n: self.source(relay, n), range(self.domains))))
         total = self.each * self.domains
-        wait_until(lambda: self.count() >= total, f"{total} messages", limit=90, pause=0.2)
+        wait_until(lambda: self.count() >= total, f"{total} messages", limit=600, pause=0.2)
         relay.terminate()
         names = self.delivered()
         self.assertEqual((len(names), len(set(names))), (total, total))
@@ -220,7 +220,7 @@ class Load(E2ETest):
         killed = threading.Event()
 
         def kill_in_the_middle() -> None:
-            wait_until(lambda: self.count() >= total // 10, "a tenth of the messages", pause=0.05)
+            wait_until(lambda: self.count() >= total // 10, "a tenth of the messages", 600, pause=0.05)
             relay.kill()
             killed.set()
         killer = threading.Thread(target=kill_in_the_middle)
@@ -230,7 +230,7 @@ class Load(E2ETest):
         killer.join()
         accepted = relay.logged("accepted")
         relay.start()
-        relay.wait_drained(90)
+        relay.wait_drained(600)
         # The log may lack the last lines before the kill; every line it has is a message that got its 250.
         self.assertGreaterEqual(len(set(self.delivered())), len(accepted))
 

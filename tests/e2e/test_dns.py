@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from harness import E2ETest, ORIGIN, World, main, wait_until
+from typing import Any
+
+from harness import E2ETest, ORIGIN, PATIENT, World, main, merge, wait_until
 
 SENDER = f"sender@postbox.{ORIGIN}"
 
 
 class Shapes(E2ETest):
     limit_s = 40
+
+    def world(self, **config: Any) -> World:
+        return super().world(**merge({"delivery": PATIENT}, config))
 
     def arrives_at(self, world: World, domain: str, address: str) -> None:
         world.start().send(SENDER, [f"r@{domain}"], "m")
@@ -182,7 +187,7 @@ class NameServerOutage(E2ETest):
         relay.send(SENDER, [f"r@{domain}"], "m")
         relay.wait_logged("deferred")
         world.zone.start()
-        world.wait_accepted("m", limit=80)
+        world.wait_accepted("m", limit=150)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ COMP_WORDS=(onward "$@"); COMP_CWORD=$#
 _onward
 printf '%s\\n' "${{COMPREPLY[@]}}"
 """
-    done = subprocess.run([tool("bash"), "-c", script, "bash", *words], capture_output=True, text=True, timeout=10, check=True)
+    done = subprocess.run([tool("bash"), "-c", script, "bash", *words], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr == "", done.stderr
     return done.stdout.split()
 
@@ -76,7 +76,7 @@ class Installation(E2ETest):
     def install(self, *variables: str) -> pathlib.Path:
         tree = self.world().folder / "tree"
         subprocess.run([tool("make"), "-s", "-C", ROOT, "-o", "all", "install", f"DESTDIR={tree}", *variables], check=True,
-                       capture_output=True, timeout=60)
+                       capture_output=True, timeout=180)
         return tree
 
     def test_everything_stands_below_destdir_and_prefix(self) -> None:
@@ -92,7 +92,7 @@ class Installation(E2ETest):
         path = tree / "etc/onward/onward.yaml"
         path.write_text("hostname: mine.example.net\n")
         subprocess.run([tool("make"), "-s", "-C", ROOT, "-o", "all", "install", f"DESTDIR={tree}"], check=True,
-                       capture_output=True, timeout=60)
+                       capture_output=True, timeout=180)
         self.assertEqual(path.read_text(), "hostname: mine.example.net\n")
 
     def test_the_manual_of_the_configuration_has_every_key(self) -> None:

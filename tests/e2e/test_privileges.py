@@ -12,7 +12,7 @@ import ssl
 import stat
 import subprocess
 
-from harness import (BINARY, SANITIZED, E2ETest, ORIGIN, Ports, Relay, World, main, onward, to_yaml, tool, wait_until)
+from harness import (BINARY, SANITIZED, WAIT_LIMIT, E2ETest, ORIGIN, Ports, Relay, World, main, onward, to_yaml, tool, wait_until)
 
 SENDER = f"sender@{ORIGIN}"
 USER = "nobody"
@@ -122,7 +122,7 @@ class AsRoot(E2ETest):
     def ask(self, port: int, token: str) -> int:
         """The status of a question that needs the token, over TLS."""
         context = ssl._create_unverified_context()
-        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=WAIT_LIMIT, context=context)
         try:
             connection.request("GET", "/api/control/status", headers={"Authorization": f"Bearer {token}"})
             return connection.getresponse().status
@@ -155,7 +155,7 @@ class AsRoot(E2ETest):
         shutil.chown(tokens, USER)
         relay.process.signal(signal.SIGHUP)
         relay.wait_logged("reloaded", 2)
-        self.assertEqual((self.ask(port, "a" * 32), self.ask(port, "b" * 32)), (401, 200))
+        wait_until(lambda: (self.ask(port, "a" * 32), self.ask(port, "b" * 32)) == (401, 200), "the new token to hold")
 
     def test_root_must_be_meant(self) -> None:
         done = self.refused({"user": None})
@@ -178,7 +178,7 @@ class AsSomebody(E2ETest):
         os.chmod(path, 0o644)
         become = (lambda: os.setuid(pwd.getpwnam(USER).pw_uid)) if os.geteuid() == 0 else None
         binary = shutil.copy(BINARY, world.folder / "onward")  # the project may lie where only root may look
-        done = subprocess.run([binary, "serve", "-c", path], capture_output=True, text=True, timeout=30, check=False,
+        done = subprocess.run([binary, "serve", "-c", path], capture_output=True, text=True, timeout=WAIT_LIMIT, check=False,
                               preexec_fn=become)
         self.assertEqual(done.returncode, 77)
         self.assertIn("only root can become root", done.stderr)

@@ -15,7 +15,7 @@ import tempfile
 from harness import BINARY, E2ETest, ROOT, main, tool
 
 # What a reader's own hands do between the lines.
-WAIT_FOR_RELAY = "for i in $(seq 200); do onward status > /dev/null 2>&1 && break; sleep 0.05; done\n"
+WAIT_FOR_RELAY = "for i in $(seq 1200); do onward status > /dev/null 2>&1 && break; sleep 0.05; done\n"
 SERVE = "onward serve 2> /var/log/onward.json &\n"
 RESTART = f"kill $!; wait $!\n{SERVE}{WAIT_FOR_RELAY}"
 SURROUNDINGS = """
@@ -40,7 +40,7 @@ def blocks(heading: str) -> list[str]:
 
 
 class Readme(E2ETest):
-    limit_s = 120
+    limit_s = 300
 
     def run_as_root(self, script: str) -> str:
         """Runs it with `onward` where `make install` puts it, for all the script can tell; returns what it said."""

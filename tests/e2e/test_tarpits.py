@@ -13,16 +13,16 @@ from harness import ORIGIN, Relay, SANITIZED, World, hard_limit, main, wait_unti
 from mailservers import Postfix, Postscreen, domain_of
 
 SENDER = f"sender@postbox.{ORIGIN}"
-SLEEP = "sleep 8, permit"
-LIMIT_S = 40.0
+SLEEP = "sleep 20, permit"  # far longer than patience, and what a busy machine adds to it
+LIMIT_S = 150.0
 
 # Real servers and what makes tarpits of them. `smtpd_delay_reject` holds the client restrictions back until RCPT.
 REAL: dict[str, tuple[type[Postfix], dict[str, str]]] = {
     "late-greeting": (Postfix, {"smtpd_client_restrictions": SLEEP, "smtpd_delay_reject": "no"}),
     "late-rcpt": (Postfix, {"smtpd_client_restrictions": SLEEP}),
-    "postscreen": (Postscreen, {"postscreen_greet_wait": "6s", "postscreen_greet_action": "enforce"}),
+    "postscreen": (Postscreen, {"postscreen_greet_wait": "20s", "postscreen_greet_action": "enforce"}),
 }
-STUTTER = "stutter@GREETING=1,10"  # a byte a second for ten seconds, then good
+STUTTER = "stutter@GREETING=1,20"  # a byte a second for twenty seconds, then good
 
 
 class Tarpits(unittest.TestCase):
@@ -33,7 +33,7 @@ class Tarpits(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.enterClassContext(hard_limit(180 if SANITIZED else 60, "all tarpits side by side"))
+        cls.enterClassContext(hard_limit(900 if SANITIZED else 300, "all tarpits side by side"))
         cls.world = world = World()
         cls.addClassCleanup(world.cleanup, "test_tarpits")
         cls.peers: dict[str, Postfix] = {}

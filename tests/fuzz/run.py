@@ -64,7 +64,7 @@ def arguments(target):
     """Its bounds, and where it leaves what it finds; a leak is looked for over the whole corpus, not after each input."""
     artifacts = BUILD / "artifacts"
     artifacts.mkdir(exist_ok=True)
-    given = [str(BUILD / f"fuzz_{target}"), f"-max_len={TARGETS[target]}", "-timeout=10", "-rss_limit_mb=2048",
+    given = [str(BUILD / f"fuzz_{target}"), f"-max_len={TARGETS[target]}", "-timeout=30", "-rss_limit_mb=2048",
              f"-artifact_prefix={artifacts}/{target}-"]
     words = HERE / "dictionaries" / f"{target}.dict"
     return given + ([f"-dict={words}"] if words.exists() else [])

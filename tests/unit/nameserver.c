@@ -14,7 +14,7 @@
 
 #define NSD_FILE "/usr/sbin/nsd"
 
-enum { PATH_SIZE = 256, PROBES_MAX = 400, PROBE_MS = 25 };
+enum { PATH_SIZE = 256, PROBES_MAX = 2400, PROBE_MS = 25 };
 
 uint16_t nameserver_silent_port(int *fd_out)
 {

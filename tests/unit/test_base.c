@@ -293,7 +293,7 @@ static void mail_from_each_sender_arrives_once_and_in_order(void **state)
     while (r.received < SENDERS * LETTERS) {
         if (mailbox_prepare_sleep(&r.mailbox)) {
             struct pollfd fd = {.fd = r.mailbox.event_fd, .events = POLLIN};
-            assert_true(poll(&fd, 1, 30000) > 0); /* a lost wake-up would end here */
+            assert_true(poll(&fd, 1, 60000) > 0); /* a lost wake-up would end here */
             mailbox_awake(&r.mailbox);
         }
         (void)mailbox_deliver(&r.mailbox);
@@ -399,10 +399,10 @@ static void room_in_the_kernel_ends_where_a_peer_does_not_read_and_comes_back(vo
     assert_false(net_has_room(fd));
     struct pollfd in = {.fd = peer, .events = POLLIN}, out = {.fd = fd, .events = POLLOUT};
     for (size_t taken = 0, n; taken < all; taken += n) {
-        assert_int_equal(poll(&in, 1, 10000), 1);
+        assert_int_equal(poll(&in, 1, 60000), 1);
         assert_int_equal(net_read(peer, block, sizeof block, &n), NET_OK);
     }
-    assert_int_equal(poll(&out, 1, 10000), 1);
+    assert_int_equal(poll(&out, 1, 60000), 1);
     assert_true(net_has_room(fd));
     net_close(peer);
     net_close(fd);

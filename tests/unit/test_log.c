@@ -10,7 +10,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-enum { LINES = 1000, HANG_S = 60 };
+enum { LINES = 1000, HANG_S = 120 };
 
 static struct log *open_log(const char *path)
 {

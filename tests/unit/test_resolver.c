@@ -15,7 +15,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-enum { ANSWER_MS_MAX = 30000, PORT = 25, BIG_COUNT = 300, ZONE_SIZE = 65536 };
+enum { ANSWER_MS_MAX = 60000, PORT = 25, BIG_COUNT = 300, ZONE_SIZE = 65536 };
 
 static const char zone_text[] = "$ORIGIN sampleorg.test.\n"
                                 "$TTL 600\n"
@@ -527,7 +527,7 @@ static void lifetimes_follow_the_ttls_within_bounds(void **state)
         const struct route *r = resolve(f, cases[i].domain);
         assert_true(r->expires_mono_ms <= clock_mono_ms() + cases[i].seconds * 1000);
         /* Some seconds have passed since an earlier test asked. */
-        assert_true(r->expires_mono_ms + 20000 > now_ms + cases[i].seconds * 1000);
+        assert_true(r->expires_mono_ms + 60000 > now_ms + cases[i].seconds * 1000);
         route_release(&r);
     }
 }

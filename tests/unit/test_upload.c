@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
-enum { ID = 7, MAP_BYTES = 64 << 20, WAIT_MS = 10000 };
+enum { ID = 7, MAP_BYTES = 64 << 20, WAIT_MS = 60000 };
 
 struct world {
     char path[64];
