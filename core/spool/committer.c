@@ -29,11 +29,12 @@ enum {
     LOAD_MS = 5, /* of taking in the store's queue, before other work has its turn */
 };
 
-/* Ops that share a transaction. */
+/* Ops that share a transaction; or several, one part after the other, where there is no room for all at once. */
 struct batch {
     struct commit_op *ops[BATCH_OPS_MAX];
     unsigned count;
-    uint64_t bytes; /* of content and envelopes */
+    unsigned first, end; /* the part that is to be committed now */
+    uint64_t bytes;      /* of content and envelopes */
 };
 
 struct committer {
@@ -141,7 +142,7 @@ static void gather(struct committer *c, struct batch *b)
     bool tight = !store_has_room(c->options.store);
     unsigned ops_max = tight ? TIGHT_OPS_MAX : BATCH_OPS_MAX;
     uint64_t bytes_max = tight ? TIGHT_BYTES_MAX : BATCH_BYTES_MAX;
-    b->count = 0;
+    b->count = b->first = 0;
     b->bytes = 0;
     while (c->arrived_first != NULL && b->count < ops_max && b->bytes < bytes_max) {
         struct commit_op *op = pop_op(&c->arrived_first, &c->arrived_last);
@@ -253,12 +254,12 @@ static enum store_status put_op(struct committer *c, struct commit_op *op)
     ASSERT(false);
 }
 
-/* Writes and commits what is still marked STORE_OK. */
-static enum store_status write_batch(struct committer *c, struct batch *b)
+/* Writes and commits what of the part is still marked STORE_OK. */
+static enum store_status write_part(struct committer *c, const struct batch *b)
 {
     struct store *store = c->options.store;
     enum store_status status = store_begin(store);
-    for (unsigned i = 0; i < b->count && status == STORE_OK; i++)
+    for (unsigned i = b->first; i < b->end && status == STORE_OK; i++)
         if (b->ops[i]->status == STORE_OK)
             status = put_op(c, b->ops[i]);
     if (status != STORE_OK) {
@@ -268,10 +269,11 @@ static enum store_status write_batch(struct committer *c, struct batch *b)
     return store_commit(store);
 }
 
+/* Of this part and all behind it. */
 static unsigned refuse_content(struct batch *b)
 {
     unsigned refused = 0;
-    for (unsigned i = 0; i < b->count; i++)
+    for (unsigned i = b->first; i < b->count; i++)
         if (b->ops[i]->status == STORE_OK && brings_content(b->ops[i])) {
             b->ops[i]->status = STORE_NO_ROOM;
             refused++;
@@ -279,19 +281,32 @@ static unsigned refuse_content(struct batch *b)
     return refused;
 }
 
-/* New mail is refused first: outcomes free room, and what was accepted stays. What cannot be refused
- * waits a little for whoever else uses up the room. */
-static enum store_status commit_batch(struct committer *c, struct batch *b)
+/* Makes the part so small that what the store keeps behind its pages holds it. False: it is. */
+static bool make_tight(struct batch *b)
+{
+    unsigned end = b->first, ops = 0;
+    uint64_t bytes = 0;
+    for (; end < b->end && ops < TIGHT_OPS_MAX && bytes < TIGHT_BYTES_MAX; end++)
+        if (b->ops[end]->status == STORE_OK) {
+            bytes += bytes_of(b->ops[end]);
+            ops++;
+        }
+    bool smaller = end < b->end;
+    b->end = end;
+    return smaller;
+}
+
+/* New mail is refused first: outcomes free room, and what was accepted stays. What cannot be refused goes in
+ * smaller parts, each of which frees room for the next, and then waits a little for whoever else uses up the
+ * room. */
+static enum store_status commit_part(struct committer *c, struct batch *b)
 {
     const struct timespec pause = {.tv_nsec = NO_ROOM_WAIT_MS * 1000000L};
-    struct store *store = c->options.store;
-    if (!store_has_room(store) || !store_reserve(store, b->bytes) || c->missed_count > 0)
-        (void)refuse_content(b);
-    enum store_status status = write_batch(c, b);
+    enum store_status status = write_part(c, b);
     for (int tries = 0; status == STORE_NO_ROOM && tries < NO_ROOM_TRIES; tries++) {
-        if (refuse_content(b) == 0)
+        if (refuse_content(b) == 0 && !make_tight(b))
             (void)nanosleep(&pause, NULL);
-        status = write_batch(c, b);
+        status = write_part(c, b);
     }
     return status == STORE_OK ? STORE_OK : STORE_FAILED;
 }
@@ -368,25 +383,42 @@ static void publish_lengths(struct committer *c)
                           schedule_recipients_of(s, PRIORITY_TRANSACTIONAL), memory_order_relaxed);
 }
 
-static void run_batch(struct committer *c, struct batch *b)
+static void run_part(struct committer *c, struct batch *b)
 {
-    schedule_set_time(c->options.schedule, clock_mono_ms(), clock_wall_ms());
-    for (unsigned i = 0; i < b->count && !c->failed; i++)
-        if (b->ops[i]->kind == COMMIT_OUTCOME)
-            schedule_plan_outcome(c->options.schedule, b->ops[i]);
     uint64_t began_us = clock_mono_us();
-    if (!c->failed && commit_batch(c, b) != STORE_OK)
+    if (!c->failed && commit_part(c, b) != STORE_OK)
         fail_writing(c);
     if (!c->failed) {
         add_figure(&c->shared.commits, 1);
         histogram_note(&c->shared.commit_times, clock_mono_us() - began_us, 1);
     }
-    for (unsigned i = 0; i < b->count; i++) {
+    for (unsigned i = b->first; i < b->end; i++) {
         if (c->failed)
             b->ops[i]->status = STORE_FAILED;
         else
             apply(c, b->ops[i]);
         answer(c, b->ops[i]);
+    }
+}
+
+/* Outcomes are planned all together: each counts those of its message that stand before it, in whichever part. */
+static void run_batch(struct committer *c, struct batch *b)
+{
+    struct store *store = c->options.store;
+    schedule_set_time(c->options.schedule, clock_mono_ms(), clock_wall_ms());
+    for (unsigned i = 0; i < b->count && !c->failed; i++)
+        if (b->ops[i]->kind == COMMIT_OUTCOME)
+            schedule_plan_outcome(c->options.schedule, b->ops[i]);
+    if (!c->failed &&
+        (!store_has_room(store) || !store_reserve(store, b->bytes) || c->missed_count > 0))
+        (void)refuse_content(b);
+    bool tight = false;
+    for (b->first = 0; b->first < b->count; b->first = b->end) {
+        b->end = b->count;
+        if (tight)
+            (void)make_tight(b);
+        run_part(c, b);
+        tight = b->end < b->count;
     }
     publish_lengths(c);
 }

@@ -12,7 +12,15 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
-enum { ID = 42, BATCH = 50, HOUR = 3600000, RING = 1024 };
+enum {
+    ID = 42,
+    BATCH = 50,
+    HOUR = 3600000,
+    RING = 4096,
+    MANY = 1500, /* messages, */
+    CHUNK_BYTES = 6000,
+    TIGHT_MAP = 20 << 20, /* and a map that holds them and a third as many */
+};
 
 /* One stored message for one recipient, whose delivery is out; and the committer's thread stopped at
  * a gate, so that what is submitted next stands in one batch. */
@@ -107,23 +115,49 @@ static void start(struct world *w)
         fail_msg("%s", error.text);
 }
 
-static struct world *create(void)
+static const char chunk[CHUNK_BYTES];
+
+/* More messages behind the first, each with content. */
+static void store_many(struct world *w)
+{
+    struct buf record;
+    buf_init(&record, ENVELOPE_ENCODED_MAX);
+    encode_envelope(&record, ID, clock_wall_ms(), (const char *const[]){"a@x.example", NULL});
+    for (uint64_t id = ID + 1; id < ID + MANY; id++) {
+        if ((id - ID) % BATCH == 1)
+            assert_int_equal(store_begin(w->store), STORE_OK);
+        assert_int_equal(store_put_envelope(w->store, id, buf_slice(&record)), STORE_OK);
+        assert_int_equal(store_put_chunk(w->store, id, 0, slice_of(chunk, sizeof chunk)), STORE_OK);
+        if ((id - ID) % BATCH == 0 || id == ID + MANY - 1)
+            assert_int_equal(store_commit(w->store), STORE_OK);
+    }
+    buf_fini(&record);
+}
+
+static struct world *create_with(uint64_t map_bytes, bool many)
 {
     struct world *w = calloc(1, sizeof *w);
     assert_non_null(w);
     make_spool_path(w->path);
-    w->store = open_spool(w->path, 128 << 20, 0);
+    w->store = open_spool(w->path, map_bytes, 0);
     w->jobs = jobs_create(RING);
     w->destinations = destination_table_create();
     bool made = sem_init(&w->pushed, 0, 0) == 0 && sem_init(&w->at_gate, 0, 0) == 0 &&
                 sem_init(&w->open_gate, 0, 0) == 0 && sem_init(&w->done, 0, 0) == 0;
     assert_true(made);
     store_one(w, ID);
+    if (many)
+        store_many(w);
     start(w);
     await(&w->pushed);
     w->delivery = jobs_take(w->jobs, &w->turn);
     assert_non_null(w->delivery);
     return w;
+}
+
+static struct world *create(void)
+{
+    return create_with(128 << 20, false);
 }
 
 static void stop(struct world *w)
@@ -379,6 +413,45 @@ static void an_edit_reaches_all_of_a_queue_that_is_still_being_taken_in(void **s
     destroy(w);
 }
 
+/* All in one transaction they would need as many pages again as they free: there are not. */
+static void outcomes_gathered_before_the_room_ran_out_go_in_parts_that_find_room(void **state)
+{
+    (void)state;
+    struct world *w = create_with(TIGHT_MAP, true);
+    struct op gate, *ops = calloc(MANY, sizeof *ops);
+    struct commit_message *bounces = calloc(MANY, sizeof *bounces);
+    struct outcome_recipient bounced = {.verdict = OUTCOME_BOUNCED, .reply = &later};
+    struct buf record;
+    buf_init(&record, ENVELOPE_ENCODED_MAX);
+    encode_envelope(&record, ID, clock_wall_ms(), (const char *const[]){"a@x.example", NULL});
+    for (unsigned i = 1; i < MANY; i++)
+        await(&w->pushed);
+    close_gate(w, &gate);
+    uint64_t before = committer_figures(w->committer).commits;
+    for (unsigned i = 0; i < MANY; i++) {
+        if (i > 0)
+            w->delivery = jobs_take(w->jobs, &w->turn);
+        assert_non_null(w->delivery);
+        ops[i] = outcome_of(w, &bounced);
+        bounces[i] = (struct commit_message){.id = ID + 2 * MANY + i,
+                                             .envelope = buf_slice(&record),
+                                             .chunk = slice_of(chunk, sizeof chunk)};
+        ops[i].op.u.outcome.generated = &bounces[i];
+        submit(w, &ops[i]);
+    }
+    open_gate(w, MANY);
+    for (unsigned i = 0; i < MANY; i++)
+        assert_int_equal(ops[i].op.status, STORE_OK);
+    assert_true(committer_figures(w->committer).commits > before + 3);
+    stop(w);
+    start(w); /* what the spool says: each bounce, and nothing else */
+    assert_int_equal(committer_figures(w->committer).messages_queued, MANY);
+    destroy(w);
+    buf_fini(&record);
+    free(bounces);
+    free(ops);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -386,6 +459,7 @@ int main(void)
         cmocka_unit_test(a_hold_is_stored_whatever_its_place_in_the_batch_of_an_outcome),
         cmocka_unit_test(a_finished_message_leaves_and_its_notice_comes_in_one_commit),
         cmocka_unit_test(bounces_count_in_what_a_transaction_may_hold),
+        cmocka_unit_test(outcomes_gathered_before_the_room_ran_out_go_in_parts_that_find_room),
         cmocka_unit_test(a_long_queue_is_taken_in_beside_new_mail_each_message_once),
         cmocka_unit_test(an_edit_reaches_all_of_a_queue_that_is_still_being_taken_in),
     };
