@@ -115,6 +115,9 @@ static bool open_spool(struct engine *e, struct error *error)
     e->parts.store = store_open(&options, error);
     if (e->parts.store == NULL)
         return false;
+    const char *doubt = store_reserve_doubt(e->parts.store);
+    if (doubt != NULL && e->parts.log != NULL)
+        log_note(e->parts.log, "no_reserve", doubt);
     uint64_t by_clock = clock_wall_ms() << 20; /* grows with time, so ids sort by age */
     uint64_t last = store_last_id(e->parts.store);
     atomic_init(&e->parts.shared->next_id, (last > by_clock ? last : by_clock) + 1);

@@ -463,12 +463,16 @@ enum store_status store_commit(struct store *s)
 {
     ASSERT(s->txn != NULL);
     uint64_t pages = store_room_pages(s, s->txn);
+    errno = 0;
     int rc = mdb_txn_commit(s->txn);
+    bool is_lmdbs = errno == 0; /* no call of the system has failed */
     s->txn = NULL;
     if (rc == 0)
         store_room_note(s, pages);
-    if (rc == EIO && store_disk_is_full(s))
-        rc = ENOSPC; /* LMDB's word for a write that was cut short, as by a disk's last block */
+    /* LMDB says EIO too where a write was cut short, as by a disk's last block. The system's own EIO is final,
+     * however full the disk: it may be a sync's, behind which nobody knows what is stored. */
+    if (rc == EIO && is_lmdbs && store_disk_is_full(s))
+        rc = ENOSPC;
     return store_judge(s, rc);
 }
 

@@ -88,6 +88,10 @@ uint64_t store_used(const struct store *s);
  * store_begin. */
 bool store_reserve(struct store *s, uint64_t content_bytes);
 
+/* Why the reserve may not be there when it is needed, for people: the file system knows no blocks allocated
+ * ahead, or writes each page to another place than before. NULL: it is kept. Static text; any thread. */
+const char *store_reserve_doubt(const struct store *s);
+
 /* What went wrong last, where it was and what to do about it, for people. Committer thread, or whoever opens. */
 void store_explain(const struct store *s, struct error *error);
 

@@ -10,13 +10,18 @@
  *
  * They are allocated behind the file's size (FALLOC_FL_KEEP_SIZE), so LMDB knows nothing of them, and nobody
  * else gets them. Content is let in only where the reserve is whole behind it. Where the file system knows no
- * such call, as much must be free on the disk, which others may take. */
+ * such call, as much must be free on the disk, which others may take. Where it writes each page anew elsewhere,
+ * the blocks are taken, but not for our pages: that is told at the start (store_reserve_doubt). */
 #include "core/base/clock.h"
 #include "core/spool/store_priv.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 
 enum {
@@ -35,6 +40,10 @@ enum {
     NAMES_TABLE = 1,
     META_PAGES = 2,
 };
+
+/* File systems that copy on write; not all stand in linux/magic.h. */
+static const unsigned COW_BTRFS = BTRFS_SUPER_MAGIC, COW_ZFS = 0x2fc12fc1,
+                      COW_BCACHEFS = 0xca451a4e;
 
 uint64_t store_disk_free(const struct store *s)
 {
@@ -115,6 +124,39 @@ bool store_reserve(struct store *s, uint64_t content_bytes)
         note_ahead(s, end);
     }
     return s->ahead_end >= needed || s->cannot_allocate || inside > s->inside_min_bytes;
+}
+
+/* On btrfs a file may be exempt: `chattr +C` on the spool's folder while it is empty. */
+static bool copies_on_write(mdb_filehandle_t fd)
+{
+    struct statfs fs;
+    int flags = 0;
+    if (fstatfs(fd, &fs) != 0)
+        return false;
+    unsigned kind = (unsigned)fs.f_type;
+    if (kind == COW_BTRFS)
+        return ioctl(fd, FS_IOC_GETFLAGS, &flags) != 0 || (flags & FS_NOCOW_FL) == 0;
+    return kind == COW_ZFS || kind == COW_BCACHEFS;
+}
+
+const char *store_reserve_doubt(const struct store *s)
+{
+    mdb_filehandle_t fd;
+    if (s->cannot_allocate)
+        return "the spool's file system cannot allocate blocks ahead (fallocate): once others fill "
+               "its disk to "
+               "the last block, what became of the mail cannot be noted, and the relay ends. Keep "
+               "the disk to "
+               "the spool, or set a quota for the others";
+    if (mdb_env_get_fd(s->env, &fd) == 0 && copies_on_write(fd))
+        return "the spool's file system copies on write, so blocks allocated ahead are not kept "
+               "for the spool: "
+               "once others fill its disk to the last block, what became of the mail cannot be "
+               "noted, and the "
+               "relay ends. Keep the disk to the spool, set a reservation for it (ZFS), or make "
+               "its folder "
+               "anew with `chattr +C` (btrfs)";
+    return NULL;
 }
 
 /* ---- judging ---- */

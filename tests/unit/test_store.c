@@ -8,10 +8,55 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 #include <cmocka.h>
 
 enum { MAP = 64 << 20 };
+
+/* What the disk does to LMDB's writes and what it says of itself; these stand before libc's. */
+static struct {
+    bool cut_short; /* each write comes to nothing, and no call fails */
+    bool sync_fails;
+    bool is_full;
+    long kind; /* f_type, or 0: the real one */
+} disk;
+
+ssize_t pwrite(int fd, const void *bytes, size_t len, off_t at)
+{
+    return disk.cut_short ? 0 : (ssize_t)syscall(SYS_pwrite64, fd, bytes, len, at);
+}
+
+ssize_t writev(int fd, const struct iovec *parts, int count)
+{
+    return disk.cut_short ? 0 : (ssize_t)syscall(SYS_writev, fd, parts, count);
+}
+
+int fdatasync(int fd)
+{
+    if (!disk.sync_fails)
+        return (int)syscall(SYS_fdatasync, fd);
+    errno = EIO;
+    return -1;
+}
+
+int statvfs(const char *path, struct statvfs *out)
+{
+    (void)path;
+    *out = (struct statvfs){.f_frsize = 1, .f_bavail = disk.is_full ? 1000 : 1ul << 40};
+    return 0;
+}
+
+int fstatfs(int fd, struct statfs *out)
+{
+    int rc = (int)syscall(SYS_fstatfs, fd, out);
+    if (disk.kind != 0)
+        out->f_type = disk.kind;
+    return rc;
+}
 
 static void put_whole(struct store *s, uint64_t id, const char *content)
 {
@@ -418,10 +463,65 @@ static void a_damaged_state_is_refused_not_trusted(void **state)
     assert_false(store_state_decode(slice_of(record, len), &out));
 }
 
+/* A transaction that is committed on this disk. */
+static enum store_status commit_on(struct store *s, bool cut_short, bool sync_fails, bool is_full)
+{
+    assert_int_equal(store_begin(s), STORE_OK);
+    assert_int_equal(store_put_chunk(s, 7, 0, SLICE_LIT("x")), STORE_OK);
+    disk.cut_short = cut_short;
+    disk.sync_fails = sync_fails;
+    disk.is_full = is_full;
+    enum store_status status = store_commit(s);
+    disk.cut_short = disk.sync_fails = disk.is_full = false;
+    return status;
+}
+
+static void
+a_write_that_a_full_disk_cuts_short_is_want_of_room_and_an_io_error_is_final(void **state)
+{
+    (void)state;
+    char path[64];
+    make_spool_path(path);
+    struct store *s = open_spool(path, MAP, 0);
+    assert_int_equal(commit_on(s, true, false, true), STORE_NO_ROOM);
+    assert_int_equal(commit_on(s, false, false, false), STORE_OK);
+    assert_int_equal(commit_on(s, true, false, false), STORE_FAILED);
+    assert_int_equal(commit_on(s, false, false, false), STORE_OK);
+    assert_int_equal(commit_on(s, false, true, true), STORE_FAILED); /* however full it is */
+    store_close(&s);
+    remove_spool(path);
+}
+
+static void a_file_system_that_keeps_no_blocks_is_told(void **state)
+{
+    (void)state;
+    static const struct {
+        long kind;
+        bool keeps;
+    } table[] = {{0xef53, true}, {0x58465342, true}, {0x9123683e, false}, {0x2fc12fc1, false}};
+    char path[64];
+    make_spool_path(path);
+    struct store *s = open_spool(path, MAP, 0);
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        disk.kind = table[i].kind;
+        const char *doubt = store_reserve_doubt(s);
+        if ((doubt == NULL) != table[i].keeps)
+            fail_msg("%lx", (unsigned long)table[i].kind);
+    }
+    disk.kind = 0;
+    s->cannot_allocate = true;
+    assert_non_null(strstr(store_reserve_doubt(s), "fallocate"));
+    store_close(&s);
+    remove_spool(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_committed_is_there_after_reopening),
+        cmocka_unit_test(
+            a_write_that_a_full_disk_cuts_short_is_want_of_room_and_an_io_error_is_final),
+        cmocka_unit_test(a_file_system_that_keeps_no_blocks_is_told),
         cmocka_unit_test(an_aborted_batch_leaves_nothing),
         cmocka_unit_test(removing_takes_all_parts_of_one_message_and_of_no_other),
         cmocka_unit_test(chunks_without_an_envelope_are_gone_at_the_next_start),
