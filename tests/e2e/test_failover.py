@@ -2,23 +2,29 @@
 
 All rows run side by side in one relay, each with its own domain and exchanges, in three rounds of one message each: to
 a stranger, to a suspect, to a demoted host. Each test then looks at its own row. What a row allows in seconds is the
-requirement itself; the patience of 5 s (a stranger) and 1 s (a suspect) is part of it, SLACK_S is what a busy
-two-core machine may add. The third message must not even wait: no exchange may be found slow in its round.
+requirement itself; the patience of 5 s (a stranger) and 1 s (a suspect) is part of it. SLACK_S is what all rows at once
+add on two cores. What others on this machine add is measured: mail to an exchange that is well goes out all the time
+(Pulse), and where that was late, so may a row be. The rounds are then run again, a few times, for a quieter moment.
+The third message must not even wait: no exchange may be found slow in its round.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import unittest
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
-from harness import E2ETest, ORIGIN, SANITIZED, World, content_of, hard_limit, main, wait_until
+from harness import (E2ETest, JsonLines, ORIGIN, PATIENT, SANITIZED, World, content_of, hard_limit, main, merge,
+                     wait_until)
 
 SLACK_S = 3.0 if SANITIZED else 1.5
 CARRIED_PER_S = 4_000_000  # what our own exchange takes at the least, with all rows at once
-ROUND_LIMIT_S = 20.0
+ROUND_LIMIT_S = 60.0
+QUIET_S = 0.8  # less than the shortest patience, which only a machine that stands still can use up at an exchange that is well
+TRIES = 4  # for three rounds in which the machine is so quiet
 ROUNDS = 3
 SENDER = f"sender@postbox.{ORIGIN}"
 LEFT_BEHIND = 30
@@ -113,21 +119,64 @@ EITHER = [
 ROWS = AVOIDED + LATE_SILENCE + AT_ONCE + SAME_HOST + EITHER
 
 
+class Pulse:
+    """Sends to an exchange that is well, message after message, and tells how late this machine is."""
+
+    def __init__(self, world: World, domain: str) -> None:
+        self.world, self.domain = world, domain
+        self.done = threading.Event()
+        self.slowest_s = 0.0
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        number = 0
+        while not self.done.is_set():
+            began = time.monotonic()
+            with contextlib.suppress(OSError):
+                self.world.relay.send(SENDER, [f"r@{self.domain}"], f"pulse-{number}")
+                # Asked of a journal of its own: the other one is read by the test.
+                taken = JsonLines(self.world.exchanges.taken.path)
+                while not self.done.is_set() and not taken.where(message_id=f"<pulse-{number}@{ORIGIN}>"):
+                    time.sleep(0.01)
+            self.slowest_s = max(self.slowest_s, time.monotonic() - began)
+            number += 1
+            self.done.wait(0.1)
+
+    def begin(self) -> None:
+        self.slowest_s = 0.0
+        self.thread.start()
+
+    def end(self) -> None:
+        self.done.set()
+        self.thread.join()
+
+
 class Rounds:
     """Runs all rows three times and keeps what happened."""
 
-    def __init__(self, owner: type[unittest.TestCase]) -> None:
-        self.world = World(delivery={"idle": "10ms"}, retry={"first": "5m"})
-        owner.addClassCleanup(self.world.cleanup, "test_failover.rows")
+    def __init__(self) -> None:
+        # What is found ill stays so to the third round, however long the second one takes.
+        self.world = World(delivery={"idle": "10ms"}, retry={"first": "10m"}, health={"demote_first": "10m", "down_first": "10m"})
         self.log_marks: list[int] = []
+        self.late_s: list[float] = []  # how late the machine was in each round
+        self.pulse_domain = ""
         for number, row in enumerate(ROWS):
             row.first = self.world.exchange(row.behaviour) if row.behaviour else self.world.silent_address()
             row.second = self.world.exchange("good")
             row.domain = self.world.mx(f"row{number}", row.first, row.second)
             row.took, row.taken_at, row.first_connections = [], [], []
+        self.pulse_domain, _ = self.world.domain("pulse", "good")
+
+    def run(self) -> None:
         self.relay = self.world.start()
         for number in range(ROUNDS):
-            self._round(number)
+            pulse = Pulse(self.world, self.pulse_domain)
+            pulse.begin()
+            try:
+                self._round(number)
+            finally:
+                pulse.end()
+            self.late_s.append(pulse.slowest_s)
 
     def _round(self, number: int) -> None:
         exchanges = self.world.exchanges
@@ -150,7 +199,7 @@ class Rounds:
             row.first_connections.append(exchanges.connections(row.first) - before[row.name])
         # Kept connections must be gone, or the next round would never meet the first exchange.
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: not any(exchanges.open_now(row.second) for row in ROWS), "idle connections to end", 5)
+            wait_until(lambda: not any(exchanges.open_now(row.second) for row in ROWS), "idle connections to end")
 
     @staticmethod
     def _id(row: Row, number: int) -> str:
@@ -168,8 +217,21 @@ class FaultRows(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.enterClassContext(hard_limit(300 if SANITIZED else 120, "three rounds of all rows"))
-        cls.rounds = Rounds(cls)
+        cls.enterClassContext(hard_limit(1800 if SANITIZED else 900, "three rounds of all rows"))
+        for tries in range(1, TRIES + 1):
+            cls.rounds = Rounds()
+            clean_up = cls.rounds.world.cleanup
+            try:
+                cls.rounds.run()
+            except BaseException:
+                clean_up("test_failover.rows")
+                raise
+            if max(cls.rounds.late_s) < QUIET_S or tries == TRIES:
+                break
+            print(f"      rounds in which this machine was late by {max(cls.rounds.late_s):.1f} s", flush=True)
+            cls.rounds.world.finish()
+            clean_up(None)
+        cls.addClassCleanup(clean_up, "test_failover.rows")
 
     @classmethod
     def tearDownClass(cls) -> None:
@@ -183,7 +245,8 @@ class FaultRows(unittest.TestCase):
             with self.subTest(message=number + 1):
                 if took is None:
                     self.fail(f"message {number + 1} had not arrived after {ROUND_LIMIT_S:.0f} s")
-                self.assertLessEqual(took, allowed + carrying + SLACK_S, f"message {number + 1} took {took:.2f} s")
+                slack = SLACK_S + 3 * max(0.0, self.rounds.late_s[number] - QUIET_S)
+                self.assertLessEqual(took, allowed + carrying + slack, f"message {number + 1} took {took:.2f} s")
         self.check_once(row)
 
     def check_once(self, row: Row) -> None:
@@ -269,7 +332,7 @@ class SlowButHonest(E2ETest):
 
     def test_a_race_in_the_body_sends_the_last_byte_once(self) -> None:
         world = self.world()
-        domain, (first, second) = world.domain("race", "delay@DATA=6", "good")
+        domain, (first, second) = world.domain("race", "delay@DATA=20", "good")
         relay = world.start()
         relay.send(SENDER, [f"r@{domain}"], "race")
         relay.wait_logged("delivered")
@@ -295,7 +358,7 @@ class BehindTheDot(E2ETest):
         self.assertEqual(world.exchanges.connections(first), 1)
 
     def test_a_connection_lost_behind_the_dot_is_tried_again_at_the_same_exchange(self) -> None:
-        world = self.world(retry={"first": "2s", "max": "4s"}, health={"down_first": "500ms"})
+        world = self.world(retry={"first": "2s", "max": "4s"}, health={"down_first": "500ms"}, delivery={"patience_min": "5s"})
         domain, (first, second) = world.domain("lost", "close@DOT;first=1", "good")
         relay = world.start()
         relay.send(SENDER, [f"r@{domain}"], "lost")
@@ -309,6 +372,9 @@ class Verdicts(E2ETest):
     """Replies that speak of the recipient or the message, not of the host."""
 
     limit_s = 40
+
+    def world(self, **config: Any) -> World:
+        return super().world(**merge({"delivery": PATIENT}, config))
 
     def test_5xx_at_rcpt_is_final_and_no_other_exchange_is_asked(self) -> None:
         world = self.world()
@@ -456,7 +522,7 @@ class Probes(E2ETest):
         self.assertEqual(len({taken["message_id"] for taken in world.exchanges.accepted()}), LEFT_BEHIND + 1)
 
     def test_a_hung_exchange_shared_by_many_domains_is_found_out_once(self) -> None:
-        world = self.world(delivery={"idle": "10ms"})
+        world = self.world(delivery={"idle": "10ms", "patience_min": "5s"}, health={"demote_first": "10m"})
         hung, well = world.exchange("silent@GREETING"), world.exchange("good")
         world.zone.add(f"hung A {hung}", f"well A {well}")
         count = 200
