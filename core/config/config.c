@@ -133,6 +133,18 @@ static bool walk(struct config_loader *l, yaml_node_t *mapping, const char *pref
     return true;
 }
 
+/* Last, for most of the work of reading a file is here: one that is refused is refused at once. */
+static bool fill_initial(struct config_loader *l, const struct seen *seen)
+{
+    size_t count;
+    const struct config_key *keys = config_keys(&count);
+    ASSERT(count <= KEYS_MAX);
+    for (size_t i = 0; i < count; i++)
+        if (seen->nodes[i] == NULL && !config_set_initial(l, &keys[i]))
+            return false;
+    return true;
+}
+
 /* ---- what follows from several values ---- */
 
 static yaml_node_t *node_of(const struct seen *seen, const char *path)
@@ -258,8 +270,8 @@ static bool load_document(struct config_loader *l, const char *text, size_t len)
                            "not a mapping; expected lines of the form `key: value`");
     else if (!empty)
         ok = walk(l, root, "", &seen);
-    ok = ok && fill_hostname(l) && fill_postmaster(l) && fill_own_names(l) &&
-         check_together(l, &seen);
+    ok = ok && fill_initial(l, &seen) && fill_hostname(l) && fill_postmaster(l) &&
+         fill_own_names(l) && check_together(l, &seen);
     l->document = NULL;
     yaml_document_delete(&document);
     yaml_parser_delete(&parser);
@@ -277,13 +289,8 @@ struct config *config_load_text(const char *text, size_t len, const char *name, 
     struct config_loader l = {
         .config = config, .base = config, .arena = &loaded->arena, .file = name, .error = error};
     struct slice path;
-    size_t count;
-    const struct config_key *keys = config_keys(&count);
-    ASSERT(count <= KEYS_MAX);
     bool ok = arena_copy(&loaded->arena, slice_of(name, strlen(name) + 1), &path);
     config->path = path.ptr;
-    for (size_t i = 0; i < count && ok; i++)
-        ok = config_set_initial(&l, &keys[i]);
     if (!ok || !load_document(&l, text, len)) {
         config_free(&config);
         return NULL;
