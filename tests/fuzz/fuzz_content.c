@@ -21,7 +21,7 @@ struct expected {
     bool ended; /* DATA: the end was there */
     size_t used;
     enum smtp_content_error error;
-    struct buf out;
+    struct buf out; /* its memory serves for the next */
 };
 
 static bool is_field(struct slice line, struct slice name)
@@ -120,7 +120,7 @@ static void read_lines(struct expected *x, struct slice s, bool is_data)
 
 static void read_plainly(struct expected *x, struct slice input, bool is_data)
 {
-    buf_init(&x->out, OUT_MAX);
+    buf_clear(&x->out);
     size_t end = find_end(input, is_data, &x->ended);
     x->used = x->ended ? end + 3 : input.len;
     x->error = bad_byte(slice_take(input, end));
@@ -183,11 +183,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     bool is_data = (data[0] & 1) == 0;
     struct slice input = slice_of(data + 3, size - 3);
     struct smtp_content c;
-    struct expected x = {0};
-    struct buf window, whole;
+    static struct expected x = {.out.bound = OUT_MAX};
+    static struct buf whole = {.bound = OUT_MAX};
+    struct buf window;
     size_t used = 0;
     buf_init(&window, 128u + data[2]);
-    buf_init(&whole, OUT_MAX);
+    buf_clear(&whole);
     smtp_content_begin(&c, is_data ? SMTP_CONTENT_DATA : SMTP_CONTENT_BDAT, &limits, &window);
     c.date_line = date_line;
     c.message_id_line = id_line;
@@ -197,7 +198,5 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (ended)
         check(&c, &x, &whole);
     buf_fini(&window);
-    buf_fini(&whole);
-    buf_fini(&x.out);
     return 0;
 }

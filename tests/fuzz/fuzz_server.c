@@ -24,7 +24,7 @@ static const struct smtp_server_options options = {.hostname = "relay.example",
 /* What the driver does; drawn from the input. */
 enum whims { WHIM_CLOSED = 1, WHIM_REFUSE = 2, WHIM_FAIL = 4 };
 
-/* A connection, and the transcript of all that came of it, whose memory serves for the next. */
+/* A connection, and the transcript of all that came of it. The memory of its buffers serves for the next. */
 struct play {
     struct smtp_server *server;
     struct buf out, content, message, transcript;
@@ -185,8 +185,8 @@ static void play(struct play *p, struct slice input, size_t piece, unsigned whim
     static const struct smtp_refusal why = {452, "4.3.1", "No room"};
     p->whims = whims;
     p->begun = p->closed = false;
-    buf_init(&p->out, OUT_MAX);
-    buf_init(&p->content, CONTENT_MAX);
+    buf_clear(&p->out);
+    buf_clear(&p->content);
     buf_clear(&p->message);
     buf_clear(&p->transcript);
     p->server = smtp_server_create(&options, &p->out, &p->content);
@@ -204,8 +204,6 @@ static void play(struct play *p, struct slice input, size_t piece, unsigned whim
     for (size_t i = 0; i < helo.len; i++) /* goes into Received and logs */
         ASSERT(helo.ptr[i] > ' ' && helo.ptr[i] < 0x7f && strchr("()<>\\\"", helo.ptr[i]) == NULL);
     smtp_server_destroy(&p->server);
-    buf_fini(&p->out);
-    buf_fini(&p->content);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -213,9 +211,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < 3)
         return 0;
     struct slice input = slice_of(data + 2, size - 2);
-    static struct play whole = {.message.bound = TRANSCRIPT_MAX,
+    static struct play whole = {.out.bound = OUT_MAX,
+                                .content.bound = CONTENT_MAX,
+                                .message.bound = TRANSCRIPT_MAX,
                                 .transcript.bound = TRANSCRIPT_MAX};
-    static struct play cut = {.message.bound = TRANSCRIPT_MAX, .transcript.bound = TRANSCRIPT_MAX};
+    static struct play cut = {.out.bound = OUT_MAX,
+                              .content.bound = CONTENT_MAX,
+                              .message.bound = TRANSCRIPT_MAX,
+                              .transcript.bound = TRANSCRIPT_MAX};
     play(&whole, input, SIZE_MAX / 2, data[1]);
     play(&cut, input, 1u + data[0] % 64u, data[1]);
     ASSERT(slice_equal(buf_slice(&whole.transcript), buf_slice(&cut.transcript)));
