@@ -14,7 +14,6 @@
 enum { MAPS_MAX = 4, PAGE_BYTES = 4096 };
 
 static struct {
-    bool installed;
     atomic_bool
         telling; /* one thread does; others that read there too must not end the process first */
     struct {
@@ -52,8 +51,7 @@ static bool install(void)
 {
     struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     sigemptyset(&action.sa_mask);
-    guard.installed = guard.installed || sigaction(SIGBUS, &action, NULL) == 0;
-    return guard.installed;
+    return sigaction(SIGBUS, &action, NULL) == 0;
 }
 
 /* The addresses of the mapping of a file, found by the name that the system has for it: "first-end rights offset

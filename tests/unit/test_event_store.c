@@ -6,6 +6,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <sysexits.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -226,6 +228,41 @@ static void a_new_webhook_begins_with_what_comes_from_now_on(void **state)
     expect(f, 1, 3, 1);
 }
 
+/* A file that was cut short raises in whoever reads its map what a disk does that fails to read: SIGBUS. */
+static void events_that_cannot_be_read_are_told_of_and_end_the_process(void **state)
+{
+    struct fixture *f = *state;
+    char path[96], said[2048];
+    int ends[2], status = 0;
+    size_t len = 0;
+    put(f, EVENT_DELIVERED, 1, 2000);
+    event_store_close(&f->store);
+    (void)snprintf(path, sizeof path, "%s/data.mdb", f->path);
+    assert_int_equal(pipe(ends), 0);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        (void)dup2(ends[1], STDERR_FILENO);
+        (void)close(ends[0]);
+        open_with(f, both, 2, 1 << 20);
+        struct buf out;
+        buf_init(&out, BODY_MAX);
+        if (truncate(path, 8192) == 0) /* LMDB's two first pages are what it began with */
+            (void)event_store_read(f->store, 0, ALL, BODY_MAX, &out);
+        _exit(0);
+    }
+    (void)close(ends[1]);
+    for (ssize_t n; (n = read(ends[0], said + len, sizeof said - 1 - len)) > 0;)
+        len += (size_t)n;
+    said[len] = '\0';
+    (void)close(ends[0]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), EX_IOERR);
+    assert_non_null(strstr(said, f->path));
+    assert_non_null(strstr(said, "their data.mdb was cut short"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -239,6 +276,7 @@ int main(void)
         TEST(a_batch_that_is_dropped_under_way_does_no_harm),
         TEST(a_webhook_that_wants_nothing_of_it_holds_nothing_back),
         TEST(a_new_webhook_begins_with_what_comes_from_now_on),
+        TEST(events_that_cannot_be_read_are_told_of_and_end_the_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

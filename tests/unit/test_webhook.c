@@ -225,7 +225,28 @@ static void a_request_names_the_relay_and_holds_what_is_wanted(void **state)
     assert_non_null(strstr(request, "POST /hook?key=secret HTTP/1.1\r\n"));
     assert_non_null(strstr(request, "Content-Type: application/json\r\n"));
     assert_non_null(strstr(request, "{\"relay\":\"relay.example.net\",\"dropped\":0,\"events\":["));
-    assert_null(strstr(f->hook.shown_url, "secret"));
+}
+
+static void logs_and_people_see_where_events_go_and_nothing_that_may_be_secret(void **state)
+{
+    struct fixture *f = *state;
+    static const struct {
+        const char *url, *shown;
+    } cases[] = {
+        {"https://hooks.example.org/services/T0/secret", "https://hooks.example.org"},
+        {"https://hooks.example.org:8443/secret?key=secret#secret",
+         "https://hooks.example.org:8443"},
+        {"http://me:sec@ret@[::1]:80/secret@x", "http://[::1]:80"},
+        {"http://hooks.example.org?key=a@secret", "http://hooks.example.org"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct webhook hook;
+        struct config_webhook config = f->config;
+        config.url = cases[i].url;
+        assert_true(webhook_init(&hook, &config, 0, f->multi, NULL));
+        assert_string_equal(hook.shown_url, cases[i].shown);
+        webhook_fini(&hook);
+    }
 }
 
 static void a_refused_batch_comes_again_ever_later_and_at_once_when_it_was_taken(void **state)
@@ -336,6 +357,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(a_full_batch_goes_at_once_and_a_first_event_waits_for_others),
+        TEST(logs_and_people_see_where_events_go_and_nothing_that_may_be_secret),
         TEST(a_request_names_the_relay_and_holds_what_is_wanted),
         TEST(a_refused_batch_comes_again_ever_later_and_at_once_when_it_was_taken),
         TEST(a_receiver_that_asks_for_time_gets_it),

@@ -2,6 +2,7 @@
 
 #include "core/base/assert.h"
 #include "core/base/bytes.h"
+#include "core/base/map_guard.h"
 #include "core/base/random.h"
 
 #include <errno.h>
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sysexits.h>
 
 enum {
     TABLES = 3,
@@ -38,6 +40,7 @@ struct standing {
 
 struct event_store {
     MDB_env *env;
+    int guard; /* map_guard_watch's number */
     MDB_dbi meta, events, cursors;
     uint64_t name; /* random: tells this store's event ids from all others' */
     uint64_t bytes_max;
@@ -186,6 +189,21 @@ static int count_pending(struct event_store *s, MDB_txn *txn)
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
+/* Whoever reads the map where the disk gives nothing back, or the file has ended, is stopped by SIGBUS. */
+static void watch_map(struct event_store *s, const char *path)
+{
+    mdb_filehandle_t fd;
+    struct error text;
+    error_set(
+        &text,
+        "the events in %s cannot be read (SIGBUS): their disk fails, or their data.mdb was cut "
+        "short. The relay stops; its mail is in the spool. See the kernel's log (dmesg), move "
+        "the folder away (what is in it goes to no webhook then), and start the relay again",
+        path);
+    if (mdb_env_get_fd(s->env, &fd) == 0)
+        s->guard = map_guard_watch(fd, text.text, EX_IOERR);
+}
+
 static int open_env(struct event_store *s, const char *path)
 {
     int rc = mdb_env_create(&s->env);
@@ -197,6 +215,8 @@ static int open_env(struct event_store *s, const char *path)
     if (rc == 0)
         rc = mdb_env_open(s->env, path, MDB_NOTLS | MDB_NORDAHEAD, 0600);
     MDB_txn *txn = NULL;
+    if (rc == 0)
+        watch_map(s, path);
     if (rc == 0)
         rc = mdb_txn_begin(s->env, NULL, 0, &txn);
     if (rc == 0)
@@ -224,6 +244,7 @@ struct event_store *event_store_open(const struct event_store_options *options, 
 {
     struct event_store *s = calloc(1, sizeof *s);
     if (s != NULL) {
+        s->guard = -1;
         s->bytes_max = options->bytes_max;
         s->taker_count = options->webhook_count;
         s->now.takers = calloc(options->webhook_count, sizeof *s->now.takers);
@@ -257,6 +278,7 @@ void event_store_close(struct event_store **s)
     if (*s == NULL)
         return;
     ASSERT((*s)->txn == NULL);
+    map_guard_forget((*s)->guard);
     if ((*s)->env != NULL)
         mdb_env_close((*s)->env);
     free((*s)->now.takers);

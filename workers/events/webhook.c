@@ -29,7 +29,8 @@ static size_t on_answer(char *bytes, size_t size, size_t count, void *context)
 
 /* ---- beginning and end ---- */
 
-/* For logs and people: what stands before the "@" and behind the "?" may be secret. */
+/* For logs and people, scheme://host[:port]: what stands before the "@" may be secret, and so may the path
+ * and the query, where many receivers keep the token by which they know a sender. */
 static void shorten_url(const char *url, char *out, size_t size)
 {
     const char *host = strstr(url, "://");
@@ -37,7 +38,8 @@ static void shorten_url(const char *url, char *out, size_t size)
     size_t host_len = strcspn(host, "/?#");
     const char *at = memrchr(host, '@', host_len); /* a password may hold one */
     const char *from = at != NULL ? at + 1 : host;
-    (void)snprintf(out, size, "%.*s%.*s", (int)(host - url), url, (int)strcspn(from, "?#"), from);
+    (void)snprintf(out, size, "%.*s%.*s", (int)(host - url), url, (int)(host + host_len - from),
+                   from);
 }
 
 static bool add_header(struct webhook *w, const char *header)
