@@ -305,29 +305,7 @@ static bool take_callers(struct engine *e, struct error *error)
     return true;
 }
 
-/* Everything, one after the other; returns 0 or the exit status of what failed. */
-static int start(struct engine *e, bool listen, struct error *error)
-{
-    if (!create_tables(e, error))
-        return EX_OSERR;
-    if (!open_spool(e, error))
-        return EX_TEMPFAIL;
-    if (!take_callers(e, error))
-        return EX_UNAVAILABLE;
-    if (listen && !start_events(e, error))
-        return EX_CANTCREAT;
-    if (listen && !load_suspensions(e, error))
-        return EX_CONFIG;
-    if (!start_resolver(e, error))
-        return EX_CONFIG;
-    if (!start_committer(e, error))
-        return EX_TEMPFAIL;
-    intake_open(e->parts.intake, e->parts.store, e->parts.committer);
-    return start_workers(e, error) ? 0 : EX_OSERR;
-}
-
-int engine_start(struct engine *e, const struct config *config, struct log *log, bool listen,
-                 struct error *error)
+int engine_open(struct engine *e, const struct config *config, struct log *log, struct error *error)
 {
     void *shared = aligned_alloc(64, (sizeof *e->parts.shared + 63) / 64 * 64);
     if (shared == NULL) {
@@ -338,7 +316,25 @@ int engine_start(struct engine *e, const struct config *config, struct log *log,
     e->parts.config = config;
     e->parts.log = log;
     e->parts.shared = shared;
-    return start(e, listen, error);
+    if (!create_tables(e, error))
+        return EX_OSERR;
+    if (!open_spool(e, error))
+        return EX_TEMPFAIL;
+    return take_callers(e, error) ? 0 : EX_UNAVAILABLE;
+}
+
+int engine_start(struct engine *e, bool listen, struct error *error)
+{
+    if (listen && !start_events(e, error))
+        return EX_CANTCREAT;
+    if (listen && !load_suspensions(e, error))
+        return EX_CONFIG;
+    if (!start_resolver(e, error))
+        return EX_CONFIG;
+    if (!start_committer(e, error))
+        return EX_TEMPFAIL;
+    intake_open(e->parts.intake, e->parts.store, e->parts.committer);
+    return start_workers(e, error) ? 0 : EX_OSERR;
 }
 
 /* ---- stopping ---- */

@@ -200,11 +200,15 @@ static int start(struct relay *r, struct error *error)
     if (r->log == NULL)
         return EX_CANTCREAT;
     /* First the spool: a process that leaves it is waited for, and until then has the sockets too. */
-    int status = engine_start(&r->engine, c, r->log, true, error);
+    int status = engine_open(&r->engine, c, r->log, error);
     if (status != 0)
         return status;
-    return http_start(r->http, r->log, error) && start_control(r, error) &&
-                   http_serve(r->http, &r->engine.parts, r->control, error)
+    if (!http_start(r->http, r->log, error)) /* /readyz says "starting" while the queue is loaded */
+        return EX_UNAVAILABLE;
+    status = engine_start(&r->engine, true, error);
+    if (status != 0)
+        return status;
+    return start_control(r, error) && http_serve(r->http, &r->engine.parts, r->control, error)
                ? 0
                : EX_UNAVAILABLE;
 }

@@ -13,6 +13,7 @@ import gzip
 import http.client
 import json
 import os
+import pathlib
 import random
 import re
 import signal
@@ -210,6 +211,39 @@ class Asking(HttpTest):
         self.assertEqual(self.ask("GET", "/livez", token="")[0], 200)
         self.assertEqual(self.ask("POST", "/api/inject/v1", mail)[0], 503)
         world.relay.process.signal(signal.SIGTERM)  # now
+
+    def test_a_relay_that_starts_and_one_that_sheds_load_are_told_to_balancers(self) -> None:
+        world = self.http_world()
+        flag = world.folder / "busy"
+        flag.touch()
+        domain, _ = world.domain("one", f"reply@MAIL=450 4.7.1 Not now;while={flag}")
+        world.relay.write_config(spool={"messages_max": 1}, retry={"first": "1m"})
+        self.start(world)
+        world.relay.send(SENDER, [f"r@{domain}"], "one")
+        wait_until(lambda: self.ask("GET", "/readyz", token="")[:2] == (503, {"ready": False, "reason": "queue_full"}),
+                   "/readyz to say that the queue is full")
+        world.relay.terminate()
+        suspended = pathlib.Path(world.relay.config["spool"]["path"]) / "suspended"
+        suspended.unlink(missing_ok=True)
+        os.mkfifo(suspended)  # the relay reads it as it starts, and waits for whoever writes
+        world.relay.write_config(spool={"messages_max": 100})
+        world.relay.process = Process([BINARY, "serve", "-c", world.relay.config_path], world.folder, "starting",
+                                      world.relay.env)
+        wait_until(lambda: self.answers("/livez"), "HTTP to be served")
+        status, answer, headers = self.ask("GET", "/readyz", token="")
+        self.assertEqual((status, answer), (503, {"ready": False, "reason": "starting"}))
+        self.assertIn("Retry-After", headers)
+        suspended.write_bytes(b"")
+        wait_until(lambda: self.ask("GET", "/readyz", token="")[0] == 200, "the relay to be ready")
+        flag.unlink()
+        world.relay.run("queue", "retry", "--all")
+        world.wait_accepted("one")
+
+    def answers(self, path: str) -> bool:
+        try:
+            return self.ask("GET", path, token="")[0] == 200
+        except OSError:
+            return False
 
     def test_tls_and_a_token_file_that_others_can_read(self) -> None:
         world = self.http_world()

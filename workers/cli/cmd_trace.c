@@ -134,7 +134,9 @@ static int start(struct trace *t)
     t->config->log.deliveries = false;
     t->observer.on_event = on_event;
     t->engine.parts.observer = &t->observer;
-    int status = engine_start(&t->engine, t->config, NULL, false, &error);
+    int status = engine_open(&t->engine, t->config, NULL, &error);
+    if (status == 0)
+        status = engine_start(&t->engine, false, &error);
     return status == 0 ? 0 : cli_fail(status, "%s", error.text);
 }
 
