@@ -35,7 +35,8 @@ enum {
     TOLD_MAX = 5,
     REPLIES_MAX = 1 << 16,
     CREATION_RECORDS = 24,
-    META_BYTES = 8192
+    META_BYTES = 8192,
+    JUDGE_CPU_S = 30, /* for one state, which takes milliseconds: pages may lead round in circles */
 };
 
 static const char DATA_FILE[] = "data.mdb";
@@ -225,6 +226,7 @@ static void try_state(struct run *run, struct image *image, enum image_mode mode
     pid_t child = fork();
     if (child == 0) {
         (void)setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+        (void)setrlimit(RLIMIT_CPU, &(struct rlimit){JUDGE_CPU_S, JUDGE_CPU_S});
         (void)close(STDERR_FILENO);
         judge(run, path);
         _exit(0);
@@ -232,7 +234,7 @@ static void try_state(struct run *run, struct image *image, enum image_mode mode
     if (child < 0 || waitpid(child, &status, 0) != child)
         fail("no process to look at a state with");
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-        say(run, "the reader crashes on it", "", (uint64_t)status);
+        say(run, "the reader crashes on it, or does not end", "", (uint64_t)status);
     if (run->verdict[0] != '\0' && run->wrong++ < TOLD_MAX)
         printf("   state %" PRIu64 ", loss of kind %d: %s\n", run->states, (int)mode, run->verdict);
     if (name != NULL)
