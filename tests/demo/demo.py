@@ -32,7 +32,7 @@ ORIGIN = "sampleorg.com"
 SERVERS = {"server1": "127.0.0.11", "server2": "127.0.0.12"}
 PREFERENCES = {"server1": 100, "server2": 300}
 SENDER, RECIPIENT = "alice@sender.example", f"bob@{ORIGIN}"
-TIME_LIMIT_S = 55
+TIME_LIMIT_S = 240
 # Seconds each message may take from its 250 to the sink: the requirement, and what a busy machine may add to it.
 ALLOWED_S = (5.0, 1.0, 0.1)
 SLACK_S = 1.5
@@ -230,7 +230,7 @@ class Demo:
                    f"Subject: {subject}"]
         shown = " ".join(f"'{word}'" if " " in word else word for word in command)
         self.screen.say(self.screen.paint("1", f"$ {shown}"))
-        done = subprocess.run([tool("swaks"), *command[1:]], capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run([tool("swaks"), *command[1:]], capture_output=True, text=True, timeout=60, check=False)
         queued = [line for line in done.stdout.splitlines() if "Queued as" in line]
         if done.returncode != 0 or not queued:
             raise AssertionError(f"swaks could not submit the message:\n{done.stdout[-2000:]}{done.stderr[-500:]}")
@@ -243,8 +243,8 @@ class Demo:
         callers_before = len(self.stage.silent.callers)
         self.submit(subject)
         relay = self.stage.relay
-        line = relay.wait_logged("delivered", number, limit=20)[number - 1]
-        wait_until(lambda: self.stage.sink.count() >= number, "the message at smtp-sink", 5)
+        line = relay.wait_logged("delivered", number, limit=60)[number - 1]
+        wait_until(lambda: self.stage.sink.count() >= number, "the message at smtp-sink", 60)
         lines = relay.log.where(id=line["id"])
         slow = [other for other in relay.logged("exchange_slow") if lines[0]["time"] <= other["time"] <= line["time"]]
         lines = sorted({id(other): other for other in lines + slow}.values(), key=lambda other: other["time"])

@@ -221,7 +221,7 @@ class Fleet:
     def rude(self) -> list[str]:
         return [text for sender in self.senders for text in sender.rude]
 
-    def wait_more(self, count: int, relay: BalancedRelay | None = None, limit: float = WAIT_LIMIT) -> None:
+    def wait_more(self, count: int, relay: BalancedRelay | None = None, limit: float = 2.5 * WAIT_LIMIT) -> None:
         """Until the fleet, or one relay, has taken so many more."""
         def taken() -> int:
             return len(relay.logged("accepted")) if relay is not None else self.accepted()

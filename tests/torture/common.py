@@ -147,7 +147,7 @@ class Sink:
     def stop(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()  # that ends it
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 def build_world(hung: str | None = None, with_sink: bool = True, **config: Any) -> tuple[World, Sink | None]:
@@ -170,7 +170,7 @@ def start_submitter(world: World, seed: int, sessions: int) -> subprocess.Popen[
 
 
 def stop_submitter(submitter: subprocess.Popen[str]) -> None:
-    submitter.communicate("", timeout=60)
+    submitter.communicate("", timeout=300)
 
 
 def read_journal(path: pathlib.Path) -> dict[str, list[tuple[float, int, int]]]:
@@ -183,7 +183,7 @@ def read_journal(path: pathlib.Path) -> dict[str, list[tuple[float, int, int]]]:
     return seen
 
 
-def submit_one(port: int, message: Message, limit_s: float = 20.0) -> str:
+def submit_one(port: int, message: Message, limit_s: float = 60.0) -> str:
     """Submits it in a session of its own, and notes its 250. Returns the first reply that refuses something, or the last;
     "" where the connection was lost before."""
     commands, replies = message.commands()

@@ -29,9 +29,9 @@ from common import Checks, Message, build_world, read_journal, start_submitter, 
 from harness import BINARY, Process, World, wait_until
 
 SESSIONS = 24
-IN_FLIGHT_S = 1.0  # an outcome waits 5 ms for company, then for a sync
+IN_FLIGHT_S = 5.0  # an outcome waits 5 ms for company, then for a sync, of a disk that others keep busy
 IN_START_S = (0.0, 0.06)  # moments from the start of the process on: most are up by then
-UNDER_LOAD_S = (0.05, 0.45)
+UNDER_LOAD_S = (0.0, 0.4)  # from when it is up
 SHARE_IN_START = 0.15
 DRAIN_LIMIT_S = 300.0
 
@@ -45,8 +45,11 @@ class Kills:
 
 
 def kill_once(world: World, rng: random.Random, kills: Kills) -> None:
-    moment = rng.uniform(*(IN_START_S if rng.random() < SHARE_IN_START else UNDER_LOAD_S))
+    in_start = rng.random() < SHARE_IN_START
+    moment = rng.uniform(*(IN_START_S if in_start else UNDER_LOAD_S))
     process = Process([BINARY, "serve", "-c", world.relay.config_path], world.relay.folder, "onward")
+    if not in_start:
+        wait_until(lambda: not process.running() or world.relay._is_controllable(), "a start or an end")
     time.sleep(moment)
     if not process.running():
         kills.ended_early.append(f"status {process.popen.returncode}: {process.stderr()[-300:]}")

@@ -26,7 +26,7 @@ from harness import BINARY, Process, wait_until
 
 KINDS = ("ENOSPC", "EIO", "SHORT")
 STOPS = (74, 75)  # EX_IOERR: a write failed for good; EX_TEMPFAIL: the spool could not be opened
-START_LIMIT_S = 20.0
+START_LIMIT_S = 60.0
 # What standard error says of each: the system's word, and what is to be done.
 REASONS = {"ENOSPC": ("No space left on device", "make room"), "EIO": ("Input/output error", "dmesg"),
            "SHORT": ("Input/output error", "dmesg")}
@@ -89,7 +89,7 @@ class Bench:
                 return not process.running() or self.is_idle()
             except AssertionError:
                 return not process.running()
-        wait_until(over, "the spool to drain", 60.0, 0.02)
+        wait_until(over, "the spool to drain", 150.0, 0.02)
 
     def end(self, case: Case, process: Process) -> None:
         """SIGTERM, where it has not ended by itself."""
