@@ -64,7 +64,7 @@ class Balanced(E2ETest):
     def test_the_clients_own_address_is_in_received_and_in_the_log(self) -> None:
         fleet = self.fleet()
         fleet.start_load()
-        fleet.wait_more(2 * SENDERS)
+        wait_until(lambda: all(sender.accepted for sender in fleet.senders), "something accepted of each sender")
         self.all_arrive(fleet)
         smtp = {sender.source for sender in fleet.senders[:SENDERS]}
         for line in fleet.world.exchanges.accepted():
@@ -73,8 +73,8 @@ class Balanced(E2ETest):
                 continue
             received = email.message_from_bytes(fleet.world.exchanges.content(line))["Received"]
             self.assertIn(f"([{source}])", received)
-        logged = {line["client"] for relay in fleet.relays for line in relay.logged("accepted")}
-        self.assertLessEqual(smtp, logged)
+        wait_until(lambda: smtp <= {line["client"] for relay in fleet.relays for line in relay.logged("accepted")},
+                   "the log to name each sender")
         fleet.stop()
 
 
