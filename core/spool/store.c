@@ -40,6 +40,7 @@ static bool write_holder(const struct store *s, const char *state)
 {
     char text[HOLDER_SIZE];
     int len = snprintf(text, sizeof text, "%ld%s", (long)getpid(), state);
+    errno = ENOSPC; /* where a write is cut short, which says nothing itself */
     return ftruncate(s->lock_fd, 0) == 0 && pwrite(s->lock_fd, text, (size_t)len, 0) == len;
 }
 
@@ -184,7 +185,7 @@ static bool make_folder(struct store *s, struct error *error)
     *slash = '\0';
     if (!sync_folder(parent) &&
         errno != EACCES) { /* made by an administrator, and not ours to read */
-        error_set(error, "cannot sync %s, the folder of the spool: %m", parent);
+        error_set(error, "cannot sync %s, the folder of the spool %s: %m", parent, s->path);
         return false;
     }
     return true;
