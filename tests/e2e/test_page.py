@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import urllib.error
 import urllib.request
-from typing import Any
+from typing import Any, Iterable
 
 from browser import Browser
 from harness import BINARY, E2ETest, ORIGIN, Ports, WAIT_LIMIT, main, wait_until
@@ -23,7 +23,8 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 class Shown(E2ETest):
     limit_s = 120
 
-    def start(self, *behaviours: str) -> None:
+    def start(self, *behaviours: str, deferring: Iterable[str] = ()) -> None:
+        """A relay with a domain of these behaviours, and others that defer everything."""
         self.w = self.world()
         self.port = Ports.take()
         tokens = self.w.folder / "tokens"
@@ -31,6 +32,7 @@ class Shown(E2ETest):
         tokens.chmod(0o600)
         self.w.relay.write_config(http={"listen": [{"address": f"127.0.0.1:{self.port}"}], "token_file": str(tokens)})
         self.domain, self.addresses = self.w.domain("one", *behaviours)
+        self.deferring = [self.w.domain(label, "reply@RCPT=450 4.2.0 later")[0] for label in deferring]
         self.relay = self.w.start()
 
     @property
@@ -182,30 +184,63 @@ class Top(Shown):
             self.assertIn(word, done.stdout)
         self.assertNotIn("\x1b", done.stdout)
 
+    def terminal(self, columns: int, rows: int) -> None:
+        """Runs `onward top` on a terminal of this size."""
+        program = shutil.which("tmux")
+        if program is None:
+            raise AssertionError("tmux is missing; install it with: apt-get install tmux")
+        self.tmux_command = [program, "-S", str(self.w.folder / "tmux.sock")]
+        command = shlex.join([str(BINARY), "top", "-c", str(self.relay.config_path)])
+        self.tmux("-f", "/dev/null", "new-session", "-d", "-x", str(columns), "-y", str(rows), "env", "TERM=screen", "sh",
+                  "-c", f"{command}; echo ended with $?; sleep 60")
+        self.addCleanup(subprocess.run, [*self.tmux_command, "kill-server"], capture_output=True, check=False)
+        self.tmux("set", "-g", "status", "off")
+
+    def tmux(self, *arguments: str) -> str:
+        return subprocess.run([*self.tmux_command, *arguments], capture_output=True, text=True, check=True).stdout
+
+    def screen(self) -> list[str]:
+        return self.tmux("capture-pane", "-p").split("\n")[:-1]
+
+    def wait_shown(self, *words: str) -> list[str]:
+        return wait_until(lambda: all(w in "\n".join(self.screen()) for w in words) and self.screen(), f"{words} on the screen")
+
     def test_on_a_terminal_of_80_by_24_it_draws_sorts_and_quits(self) -> None:
         self.fail_some()
-        tmux = shutil.which("tmux")
-        if tmux is None:
-            raise AssertionError("tmux is missing; install it with: apt-get install tmux")
-        socket = str(self.w.folder / "tmux.sock")
-        binary = BINARY
+        self.terminal(80, 24)
+        lines = self.wait_shown(f"mx1.{self.domain}", "550")
+        self.assertLessEqual(max(len(line) for line in lines), 80)
+        self.tmux("send-keys", "n")
+        self.wait_shown("by name")
+        self.tmux("send-keys", "q")
+        self.wait_shown("ended with 0")
 
-        def run(*arguments: str) -> str:
-            return subprocess.run([tmux, "-S", socket, *arguments], capture_output=True, text=True, check=True).stdout
-
-        command = shlex.join([str(binary), "top", "-c", str(self.relay.config_path)])
-        run("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "env", "TERM=screen", "sh", "-c",
-            f"{command}; echo ended with $?; sleep 60")
-        self.addCleanup(subprocess.run, [tmux, "-S", socket, "kill-server"], capture_output=True, check=False)
-
-        def screen() -> str:
-            return run("capture-pane", "-p")
-        wait_until(lambda: f"mx1.{self.domain}" in screen() and "550" in screen(), "the screen to be drawn")
-        self.assertLessEqual(max(len(line) for line in screen().split("\n")), 80)
-        run("send-keys", "n")
-        wait_until(lambda: "by name" in screen(), "the order to change")
-        run("send-keys", "q")
-        wait_until(lambda: "ended with 0" in screen(), "top to end")
+    def test_it_fits_a_terminal_of_any_size_also_one_that_changes(self) -> None:
+        long = ".".join(("a" * 63, "b" * 63, "c" * 50))
+        self.start("good", deferring=[long, *(f"d{n}" for n in range(6))])
+        for name in self.deferring:
+            self.relay.send(SENDER, [f"r@{name}"], name[:9])
+        self.relay.run("suspend", "x" * 63 + ".example.org", "--for", "26h", "--reason", "asked by their postmaster " * 5)
+        self.relay.wait_logged("deferred", len(self.deferring))
+        wait_until(lambda: len(self.view()["queue"]["domains"]) == len(self.deferring), "the survey to be renewed")
+        self.terminal(80, 24)
+        for columns, rows in ((80, 24), (40, 12), (120, 40), (40, 12), (20, 5), (80, 24)):
+            with self.subTest(columns=columns, rows=rows):
+                self.tmux("resize-window", "-x", str(columns), "-y", str(rows))
+                lines = wait_until(lambda: (s := self.screen())[-1].startswith(" q quit") and len(s) == rows and
+                                   s[0].startswith("relay.") and s, "the first line, and the keys on the last")
+                self.assertEqual(sum(line.startswith(" q quit") for line in lines), 1, "left from before")
+                self.assertEqual(sum(line.startswith("relay.") for line in lines), 1, "left from before")
+                self.assertLessEqual(max(map(len, lines)), columns)
+                if rows < 12:
+                    continue
+                heads = [line.split()[0] for line in lines if line.strip()]
+                for head in ("SUSPENDED", "EXCHANGE", "AGO", *(["DOMAIN"] if rows >= 24 else [])):
+                    self.assertEqual(heads.count(head), 1, lines)
+                table = lines[next(i for i, line in enumerate(lines) if line.startswith("EXCHANGE")):]
+                ends = {len(line) for line in table[:3]}
+                self.assertEqual(ends, {columns}, "a row that is wider or narrower than its heading")
+                self.assertTrue(any(line.startswith("mx1.aaa") and "~ " in line for line in lines) or rows == 12, lines)
 
 
 if __name__ == "__main__":
