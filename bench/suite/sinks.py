@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import subprocess
+import threading
 import time
 from typing import Any, Sequence
 
@@ -24,7 +25,7 @@ def process_cpu_s(pid: int) -> float:
 
 
 class Sink:
-    """Our sink's process, and the conversation with it."""
+    """Our sink's process, and the conversation with it; any thread may ask."""
 
     def __init__(self, port: int = SMTP_PORT, hung: Sequence[str] = (), well: Sequence[str] = (),
                  more: Sequence[str] = ()) -> None:
@@ -36,6 +37,7 @@ class Sink:
         for prefix in well:
             arguments += ["--well", prefix]
         self.process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self._asking = threading.Lock()
         self._read()
 
     def _read(self) -> dict[str, Any]:
@@ -50,8 +52,9 @@ class Sink:
 
     def ask(self, command: str) -> dict[str, Any]:
         assert self.process.stdin is not None
-        self.process.stdin.write(command + "\n")
-        return self._read()
+        with self._asking:
+            self.process.stdin.write(command + "\n")
+            return self._read()
 
     def hang(self, prefix: str) -> float:
         """Returns the time of it, like `heal`."""
