@@ -98,8 +98,12 @@ void buf_append_u64(struct buf *b, uint64_t value)
 
 void buf_printf(struct buf *b, const char *format, ...)
 {
-    /* Into the room that is there, which is nearly always enough; otherwise once more. */
-    size_t room = b->capacity - b->end;
+    if (b->overflow)
+        return;
+    /* Into the room that is there, which is nearly always enough; otherwise once more. A bound that was
+     * lowered holds for memory from before too. */
+    size_t held = buf_len(b), allowed = b->bound > held ? b->bound - held : 0;
+    size_t room = b->capacity - b->end < allowed ? b->capacity - b->end : allowed;
     va_list args;
     va_start(args, format);
     int len = vsnprintf(room > 0 ? b->ptr + b->end : NULL, room, format, args);

@@ -144,18 +144,13 @@ const char *store_reserve_doubt(const struct store *s)
     mdb_filehandle_t fd;
     if (s->cannot_allocate)
         return "the spool's file system cannot allocate blocks ahead (fallocate): once others fill "
-               "its disk to "
-               "the last block, what became of the mail cannot be noted, and the relay ends. Keep "
-               "the disk to "
-               "the spool, or set a quota for the others";
+               "its disk to the last block, what became of the mail cannot be noted, and the relay "
+               "ends. Keep the disk to the spool, or set a quota for the others";
     if (mdb_env_get_fd(s->env, &fd) == 0 && copies_on_write(fd))
         return "the spool's file system copies on write, so blocks allocated ahead are not kept "
-               "for the spool: "
-               "once others fill its disk to the last block, what became of the mail cannot be "
-               "noted, and the "
-               "relay ends. Keep the disk to the spool, set a reservation for it (ZFS), or make "
-               "its folder "
-               "anew with `chattr +C` (btrfs)";
+               "for the spool: once others fill its disk to the last block, what became of the "
+               "mail cannot be noted, and the relay ends. Keep the disk to the spool, set a "
+               "reservation for it (ZFS), or make its folder anew with `chattr +C` (btrfs)";
     return NULL;
 }
 

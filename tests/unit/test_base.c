@@ -102,6 +102,12 @@ static void what_is_printed_is_whole_wherever_the_room_ends(void **state)
     }
     buf_printf(&b, "%4000d", 7);
     assert_false(buf_ok(&b));
+    buf_printf(&b, "%d", 7); /* there is room, but what came before it is missing */
+    assert_int_equal(buf_len(&b), total);
+    b.overflow = false;
+    b.bound = total + 3;
+    buf_printf(&b, "%d", 123); /* without room for its NUL, as ever */
+    assert_false(buf_ok(&b));
     assert_int_equal(buf_len(&b), total);
     buf_fini(&b);
 }
