@@ -63,6 +63,13 @@ static void add_text(struct smtp_reply_parser *p, struct slice text)
     p->text_len = (uint16_t)(p->text_len + text.len);
 }
 
+/* The lines so far were of a reply that the server has taken back. */
+static void start_over(struct smtp_reply_parser *p)
+{
+    p->text_len = 0;
+    p->reply = (struct reply){0};
+}
+
 /* One line without its end. Sets `*last_out`; false where it is no reply line. */
 static bool read_line(struct smtp_reply_parser *p, struct slice line, bool *last_out,
                       void (*on_line)(void *context, unsigned line, struct slice text),
@@ -75,7 +82,7 @@ static bool read_line(struct smtp_reply_parser *p, struct slice line, bool *last
     if (rest.len > 0 && rest.ptr[0] != ' ' && rest.ptr[0] != '-')
         return false;
     if (p->lines > 0 && code != p->reply.code)
-        return false;
+        start_over(p);
     *last_out = rest.len == 0 || rest.ptr[0] == ' ';
     p->reply.code = code;
     p->reply.class = (uint8_t)(code / 100);

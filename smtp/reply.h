@@ -1,13 +1,15 @@
 /* The parser of SMTP replies (RFC 5321 4.2), fed with whatever arrives, at any split.
  *
- *   reply     = *( code "-" [ text ] CRLF ) code [ SP [ text ] ] CRLF    ; one code on all lines
+ *   reply     = *( code "-" [ text ] CRLF ) code [ SP [ text ] ] CRLF
  *   code      = ("2" / "3" / "4" / "5") digit digit
  *   text      = [ class "." subject "." detail SP ] words                  ; RFC 2034
  *
  * The class must be the code's first digit (RFC 2034 4); an enhanced status with another is
- * ignored. Bare LF as a line end is taken, since some servers send it; everything else that is not
- * of this form is not SMTP. Bounded: RFC 5321 4.5.3.1.5 allows 512 bytes a line, real servers send
- * more, none honest more than this. */
+ * ignored. All lines should have one code (RFC 5321 4.2.1). Where they differ the last line's holds,
+ * with the text of those at the end that have it: Postfix's postscreen greets with "220-" and takes
+ * that back seconds later with "521 ". Bare LF as a line end is taken, since some servers send it;
+ * everything else that is not of this form is not SMTP. Bounded: RFC 5321 4.5.3.1.5 allows 512 bytes
+ * a line, real servers send more, none honest more than this. */
 #ifndef ONWARD_SMTP_REPLY_H
 #define ONWARD_SMTP_REPLY_H
 
@@ -29,7 +31,7 @@ struct smtp_reply_parser {
     uint16_t line_len;
     uint16_t lines;
     uint32_t bytes;
-    char text[REPLY_TEXT_SIZE]; /* of all lines so far, joined by spaces */
+    char text[REPLY_TEXT_SIZE]; /* of the lines so far, joined by spaces */
     uint16_t text_len;
     struct reply reply;
 };

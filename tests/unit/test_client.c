@@ -67,6 +67,38 @@ static void a_refusing_greeting_fails_as_refusing(void **state)
                       "F: REFUSING 521 5.3.2 accepts no mail\n");
 }
 
+/* Postfix's postscreen sends the first line of its greeting at once, as a trap, and takes it back where
+ * a block list names the client. */
+static void a_greeting_that_is_taken_back_is_refusing_or_busy(void **state)
+{
+    (void)state;
+    struct dialogue d = dialogue_for(1);
+    dialogue_play(&d, "S: 220-mx.example ESMTP\n"
+                      "S: 521 5.7.1 Service unavailable; client [192.0.2.1] blocked\n"
+                      "= FAILED\n"
+                      "F: REFUSING 521 5.7.1 Service unavailable; client [192.0.2.1] blocked\n");
+    dialogue_play(&d, "S: 220-mx.example ESMTP\n"
+                      "S: 421 4.3.2 All server ports are busy\n"
+                      "= FAILED\n"
+                      "F: BUSY 421 4.3.2 All server ports are busy\n");
+}
+
+static void what_ehlo_offers_counts_only_where_it_is_accepted(void **state)
+{
+    (void)state;
+    struct dialogue d = dialogue_for(1);
+    dialogue_play(&d, "S: 220 mx\n"
+                      "C: EHLO relay.example\n"
+                      "S: 250-mx\n"
+                      "S: 250-PIPELINING\n"
+                      "S: 550 denied\n"
+                      "C: HELO relay.example\n"
+                      "S: 250 mx\n"
+                      "= READY\n"
+                      "! begin\n"
+                      "C: MAIL FROM:<a@sender.example>\n");
+}
+
 static void ehlo_not_understood_is_followed_by_helo(void **state)
 {
     (void)state;
@@ -496,6 +528,8 @@ int main(void)
         cmocka_unit_test(a_greeting_of_many_lines_is_one_greeting),
         cmocka_unit_test(a_busy_greeting_fails_as_busy),
         cmocka_unit_test(a_refusing_greeting_fails_as_refusing),
+        cmocka_unit_test(a_greeting_that_is_taken_back_is_refusing_or_busy),
+        cmocka_unit_test(what_ehlo_offers_counts_only_where_it_is_accepted),
         cmocka_unit_test(ehlo_not_understood_is_followed_by_helo),
         cmocka_unit_test(helo_refused_too_fails_as_refusing),
         cmocka_unit_test(a_temporary_refusal_of_ehlo_or_helo_is_busy),

@@ -234,11 +234,20 @@ static void what_has_no_reply_code_is_garbage(void **state)
                       strcmp(garbage[i], "22") == 0 ? SMTP_REPLY_MORE : SMTP_REPLY_GARBAGE);
 }
 
-static void codes_that_differ_are_garbage(void **state)
+static void of_codes_that_differ_the_last_one_holds(void **state)
 {
     (void)state;
-    expect_status("250-a\r\n251 b\r\n", SMTP_REPLY_GARBAGE);
+    expect_reply("220-mx.example ESMTP\r\n521 5.7.1 blocked\r\n", "521 5.7.1 blocked");
+    expect_reply("220-mx.example ESMTP\r\n421 too busy\r\n", "421 too busy");
+    expect_reply("550-5.1.1 no\r\n550-5.1.1 such user\r\n250-a\r\n250 b\r\n", "250 a b");
+    expect_status("220-mx.example ESMTP\r\n521-a\r\n", SMTP_REPLY_MORE);
+}
+
+static void a_line_without_a_code_is_garbage_wherever_it_stands(void **state)
+{
+    (void)state;
     expect_status("250-a\r\nb\r\n", SMTP_REPLY_GARBAGE);
+    expect_status("250-a\r\n\r\n", SMTP_REPLY_GARBAGE);
 }
 
 static void an_unfinished_reply_waits_for_more(void **state)
@@ -322,7 +331,8 @@ int main(void)
         cmocka_unit_test(text_is_made_printable),
         cmocka_unit_test(long_text_is_cut),
         cmocka_unit_test(what_has_no_reply_code_is_garbage),
-        cmocka_unit_test(codes_that_differ_are_garbage),
+        cmocka_unit_test(of_codes_that_differ_the_last_one_holds),
+        cmocka_unit_test(a_line_without_a_code_is_garbage_wherever_it_stands),
         cmocka_unit_test(an_unfinished_reply_waits_for_more),
         cmocka_unit_test(a_line_may_be_long_but_not_too_long),
         cmocka_unit_test(a_reply_has_a_bound_on_lines_and_on_bytes),
