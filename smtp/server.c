@@ -14,7 +14,8 @@ enum { HELO_MAX = 255, RECIPIENTS_FIRST = 4, DROPPED_MAX = 64 * 1024, REPLY_ROOM
  *   START --EHLO--> READY --MAIL--> MAIL --RCPT--> RCPT --DATA--> DATA --end--> CONCLUDING -> READY
  *                                                    |                            ^
  *                                                    '--BDAT--> CHUNK <-> BDAT ---' (LAST)
- *   CHUNK reads a chunk's bytes, BDAT waits for the next BDAT command; a failed BDAT waits for RSET.
+ *   CHUNK reads a chunk's bytes, BDAT waits for the next BDAT command; a chunk that is refused ends
+ *   the transaction.
  *   Any state --hang up, QUIT, too many errors--> CLOSING */
 #define SERVER_STATES(X)                                                                           \
     X(SERVER_START, "before EHLO")                                                                 \
@@ -44,8 +45,9 @@ struct smtp_server {
     bool has_quit;
     const struct smtp_refusal *closed; /* no new mail, and why; NULL: it is taken */
     unsigned closed_count;             /* refusals for it, not told yet */
-    bool turned_away; /* for want of room: what was pipelined behind it is no mistake */
-    unsigned bad_commands;
+    bool
+        turned_away; /* MAIL, RCPT or a chunk was refused: what is pipelined behind is no mistake */
+    unsigned bad_commands; /* since the last message that was taken */
     char helo[HELO_MAX + 1];
 
     /* The transaction; its strings live in the arena until it is over. */
@@ -117,7 +119,7 @@ static void reply(struct smtp_server *s, unsigned code, const char *enhanced, co
     buf_append_str(s->out, "\r\n");
 }
 
-/* A refusal of what the client did wrong; too many of them end the connection. */
+/* A refusal of what the client did wrong; too many of them, no message between, end the connection. */
 static void reply_bad(struct smtp_server *s, unsigned code, const char *enhanced, const char *text)
 {
     if (++s->bad_commands > s->options->bad_commands_max) {
@@ -137,6 +139,14 @@ static void reply_closed(struct smtp_server *s)
         smtp_server_hang_up(s, why->code, why->enhanced, why->text);
     else
         reply(s, why->code, why->enhanced, why->text);
+}
+
+/* A recipient that is refused is no mistake of the client's: it sends what its user's list holds. */
+static void reply_recipient(struct smtp_server *s, unsigned code, const char *enhanced,
+                            const char *text)
+{
+    s->turned_away = true;
+    reply(s, code, enhanced, text);
 }
 
 /* MAIL, or MAIL and RCPT, must come first. */
@@ -204,8 +214,8 @@ static void on_mail(struct smtp_server *s, const struct smtp_command *c)
                                            : "A transaction is under way already");
         return;
     }
-    s->turned_away = s->closed != NULL;
-    if (s->turned_away) {
+    s->turned_away = true;
+    if (s->closed != NULL) {
         reply_closed(s);
         return;
     }
@@ -226,6 +236,7 @@ static void on_mail(struct smtp_server *s, const struct smtp_command *c)
     s->envelope.ret = c->ret;
     s->envelope.flags =
         (uint8_t)((c->smtputf8 ? ENVELOPE_SMTPUTF8 : 0) | (c->body_8bit ? ENVELOPE_BODY_8BIT : 0));
+    s->turned_away = false;
     move(s, SERVER_MAIL);
     reply(s, 250, "2.1.0", "Sender ok");
 }
@@ -242,19 +253,18 @@ static void on_rcpt(struct smtp_server *s, const struct smtp_command *c)
         return;
     }
     if (c->address.domain.len == 0) {
-        reply_bad(s, 550, "5.1.1", "This relay has no mailboxes: a recipient needs a domain");
+        reply_recipient(s, 550, "5.1.1", "This relay has no mailboxes: a recipient needs a domain");
         return;
     }
     if (!s->options->normalize_domain(c->address.domain, domain)) {
-        reply_bad(s, 501, "5.1.3", "The recipient's domain is not valid");
+        reply_recipient(s, 501, "5.1.3", "The recipient's domain is not valid");
         return;
     }
     const struct smtp_refusal *why = s->options->refuse_domain != NULL
                                          ? s->options->refuse_domain(s->options->context, domain)
                                          : NULL;
     if (why != NULL) {
-        s->turned_away = true;
-        reply(s, why->code, why->enhanced, why->text);
+        reply_recipient(s, why->code, why->enhanced, why->text);
         return;
     }
     struct envelope_recipient r = {.notify = c->notify};
@@ -371,14 +381,15 @@ static enum smtp_server_event content_over(struct smtp_server *s)
 /* A chunk was read whole (RFC 3030 4.2). */
 static enum smtp_server_event chunk_over(struct smtp_server *s)
 {
-    struct smtp_refusal r = refusal_of(s);
-    if (s->chunk_last && r.code == 0) {
+    if (refusal_of(s).code != 0) {
+        s->turned_away = !s->chunk_last; /* the others are on their way */
+        return content_over(s);
+    }
+    if (s->chunk_last) {
         if (smtp_content_finish(&s->decoder) == SMTP_CONTENT_FULL)
             return SERVER_CONTENT;
         return content_over(s);
     }
-    if (s->chunk_last || r.code != 0)
-        return content_over(s);
     reply(s, 250, "2.0.0", "Chunk ok");
     move(s, SERVER_BDAT);
     return SERVER_MORE;
@@ -524,11 +535,16 @@ static enum smtp_server_event on_line(struct smtp_server *s, struct slice line)
     }
     bool utf8 = (s->envelope.flags & ENVELOPE_SMTPUTF8) != 0;
     struct smtp_refusal r = smtp_command_parse(line, utf8, &c);
-    if (r.code != 0) {
+    if (r.code == 0)
+        return run(s, &c);
+    bool in_transaction = s->state == SERVER_MAIL || s->state == SERVER_RCPT;
+    if (c.verb == VERB_RCPT && in_transaction) {
+        reply_recipient(s, r.code, r.enhanced, r.text);
+    } else {
+        s->turned_away = s->turned_away || (c.verb == VERB_MAIL && s->state == SERVER_READY);
         reply_bad(s, r.code, r.enhanced, r.text);
-        return SERVER_MORE;
     }
-    return run(s, &c);
+    return SERVER_MORE;
 }
 
 /* A command line that is too long is read to its end, and refused there; one that has none ends the
@@ -704,6 +720,8 @@ void smtp_server_conclude(struct smtp_server *s, unsigned code, const char *enha
         reply(s, code, enhanced, text);
         move(s, SERVER_READY);
     }
+    if (code < 300)
+        s->bad_commands = 0;
     clear_transaction(s);
 }
 

@@ -33,7 +33,7 @@ struct smtp_server_options {
     unsigned recipients_max;      /* per message: 452 4.5.3 beyond it */
     unsigned command_bytes_max;   /* a command line with CRLF; RFC 5321 4.5.3.1.4 plus extensions */
     unsigned text_line_bytes_max; /* a content line with CRLF (RFC 5321 4.5.3.1.6: 1000) */
-    unsigned bad_commands_max;    /* then 421 and close */
+    unsigned bad_commands_max;    /* with no message taken between them; then 421 and close */
     struct slice priority_field;  /* "x-priority-class:", lower case; "" = no field says it */
     unsigned received_max;        /* Received fields: beyond is a loop, 554 5.4.6 */
     /* Normalizes a recipient's or sender's domain to its routing key; false: not a valid domain. */

@@ -326,6 +326,59 @@ static void a_recipient_whose_domain_has_its_share_is_refused_alone(void **state
 #undef NONE_REPLIES
 }
 
+/* A list of recipients may hold more bad addresses than a program may make mistakes: the others' message
+ * is taken all the same. */
+static void bad_addresses_are_no_mistakes_of_the_client(void **state)
+{
+    (void)state;
+#define BAD "RCPT TO:<d@-.->\r\nRCPT TO:<d d@e.f>\r\nRCPT TO:<d>\r\nRCPT TO:<\303\244@e.f>\r\n"
+    static const struct dialogue table[] = {
+        {EHLO MAIL BAD BAD RCPT "DATA\r\n" HEADER ".\r\n",
+         "220 250 250/2.1.0 501/5.1.3 501/5.1.3 550/5.1.1 553/5.6.7 501/5.1.3 501/5.1.3 550/5.1.1 "
+         "553/5.6.7 250/2.1.5 354 {a@b.c>d@e.f#0:0:Date: x|Message-ID: y||} 250/2.0.0 "},
+    };
+    CHECK(table);
+#undef BAD
+}
+
+/* RFC 2920 3.1: it is sent before the refusal can be read. */
+static void what_is_pipelined_behind_a_refusal_is_no_mistake(void **state)
+{
+    (void)state;
+#define TO_DATA         RCPT RCPT RCPT "DATA\r\n"
+#define TO_DATA_REPLIES "503/5.5.1 503/5.5.1 503/5.5.1 503/5.5.1 "
+#define CHUNK           "BDAT 1\r\nx"
+    static const struct dialogue table[] = {
+        {EHLO "MAIL FROM:<a@b.c> SIZE=201\r\n" TO_DATA MAIL,
+         "220 250 552/5.3.4 " TO_DATA_REPLIES "250/2.1.0 "},
+        {EHLO "MAIL FROM:<a@-.->\r\n" TO_DATA MAIL,
+         "220 250 501/5.1.7 " TO_DATA_REPLIES "250/2.1.0 "},
+        {EHLO "MAIL FROM:<a a@b.c>\r\n" TO_DATA MAIL,
+         "220 250 501/5.1.7 " TO_DATA_REPLIES "250/2.1.0 "},
+        {EHLO MAIL RCPT "BDAT 2\r\nx\n" CHUNK CHUNK CHUNK "BDAT 0 LAST\r\n" MAIL,
+         "220 250 250/2.1.0 250/2.1.5 554/5.6.0 {void} " TO_DATA_REPLIES "250/2.1.0 "},
+    };
+    CHECK(table);
+#undef TO_DATA
+#undef TO_DATA_REPLIES
+#undef CHUNK
+}
+
+/* A connection may stay for hours: only those in a row count. */
+static void a_message_that_is_taken_makes_up_for_mistakes(void **state)
+{
+    (void)state;
+#define BAD "what\r\nwhat\r\nwhat\r\n"
+    static const struct dialogue table[] = {
+        {EHLO BAD MAIL RCPT "DATA\r\n" HEADER ".\r\n" BAD "what\r\n",
+         "220 250 500/5.5.1 500/5.5.1 500/5.5.1 250/2.1.0 250/2.1.5 354 "
+         "{a@b.c>d@e.f#0:0:Date: x|Message-ID: y||} 250/2.0.0 500/5.5.1 500/5.5.1 500/5.5.1 "
+         "421/4.7.0 {close} "},
+    };
+    CHECK(table);
+#undef BAD
+}
+
 static void commands_out_of_turn_are_refused(void **state)
 {
     (void)state;
@@ -423,6 +476,9 @@ int main(void)
         cmocka_unit_test(no_odd_line_end_ends_a_message),
         cmocka_unit_test(limits_are_told_and_the_dialogue_goes_on),
         cmocka_unit_test(a_recipient_whose_domain_has_its_share_is_refused_alone),
+        cmocka_unit_test(bad_addresses_are_no_mistakes_of_the_client),
+        cmocka_unit_test(what_is_pipelined_behind_a_refusal_is_no_mistake),
+        cmocka_unit_test(a_message_that_is_taken_makes_up_for_mistakes),
         cmocka_unit_test(commands_out_of_turn_are_refused),
         cmocka_unit_test(parameters_reach_the_envelope),
         cmocka_unit_test(a_closed_relay_refuses_and_holds_nothing_against_what_was_pipelined),
