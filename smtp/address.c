@@ -2,7 +2,7 @@
 
 #include "core/base/utf8.h"
 
-enum { LOCAL_MAX = 64, DOMAIN_MAX = 255, PATH_MAX_BYTES = 256 };
+enum { DOMAIN_MAX = 255, PATH_MAX_BYTES = 256 };
 
 static bool is_high(char c)
 {
@@ -46,9 +46,9 @@ static size_t quoted_length(struct slice s)
 static size_t dot_string_length(struct slice s)
 {
     size_t n = 0;
-    while (n < s.len && (is_atext(s.ptr[n]) || (s.ptr[n] == '.' && n > 0 && s.ptr[n - 1] != '.')))
+    while (n < s.len && (is_atext(s.ptr[n]) || s.ptr[n] == '.'))
         n++;
-    return n > 0 && s.ptr[n - 1] == '.' ? 0 : n;
+    return n;
 }
 
 static size_t local_length(struct slice s)
@@ -80,18 +80,20 @@ static enum smtp_address_error read_mailbox(struct slice *s, bool allow_utf8,
     size_t local = local_length(*s);
     if (local == 0)
         return SMTP_ADDRESS_SYNTAX;
-    size_t domain = 0, at = local;
+    size_t domain = 0, end = local;
     if (local < s->len && s->ptr[local] == '@') {
-        at = local + 1;
-        domain = domain_length(slice_skip(*s, at));
-        if (domain == 0)
+        domain = domain_length(slice_skip(*s, local + 1));
+        end = local + 1 + domain;
+        bool final_dot = domain > 0 && s->ptr[end - 1] == '.';
+        domain -= final_dot;
+        if (domain == 0 || s->ptr[local + domain] == '.')
             return SMTP_ADDRESS_SYNTAX;
     }
     out->local = slice_take(*s, local);
-    out->domain = slice_take(slice_skip(*s, at), domain);
-    out->mailbox = slice_take(*s, at + domain);
-    *s = slice_skip(*s, at + domain);
-    if (local > LOCAL_MAX || domain > DOMAIN_MAX || out->mailbox.len > PATH_MAX_BYTES - 2)
+    out->domain = slice_take(slice_skip(*s, local + 1), domain);
+    out->mailbox = slice_take(*s, local + (domain > 0) + domain);
+    *s = slice_skip(*s, end);
+    if (domain > DOMAIN_MAX || out->mailbox.len > PATH_MAX_BYTES - 2)
         return SMTP_ADDRESS_TOO_LONG;
     out->has_utf8 = utf8_has_high(out->mailbox);
     if (out->has_utf8 && (!allow_utf8 || !utf8_is_valid(out->mailbox)))

@@ -2,10 +2,14 @@
  *
  *   path        = "<" [ "@" domain *( "," "@" domain ) ":" ] mailbox ">"      the source route is
  *               dropped (RFC 5321 C)
- *   mailbox     = local-part "@" ( domain / address-literal )
- *   local-part  = atom *( "." atom ) / quoted-string
+ *   mailbox     = local-part "@" ( domain [ "." ] / address-literal )           so is the final dot
+ *   local-part  = 1*( atom / "." ) / quoted-string
  *
- * Bounds: local part 64 bytes, domain 255, path 256 (4.5.3.1). */
+ * RFC 5321 wants an atom on both sides of each dot of a local part. Subscribers of Japanese carriers
+ * have addresses without ("a..b@", "a.@"), and their exchanges take them as they are.
+ *
+ * Bounds: domain 255 bytes, path 256 (4.5.3.1). A local part may fill the path: the 64 bytes of
+ * 4.5.3.1.1 are what everybody must take, and VERP and SRS make longer ones. */
 #ifndef ONWARD_SMTP_ADDRESS_H
 #define ONWARD_SMTP_ADDRESS_H
 
