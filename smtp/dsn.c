@@ -127,10 +127,13 @@ static void put_header(struct buf *out, const struct dsn *d, const char *boundar
     put(out, "Content-Transfer-Encoding: 8bit\r\n\r\n");
 }
 
-static void put_reply(struct buf *out, const struct reply *r)
+static void put_reply(struct buf *out, const struct reply *r, bool utf8)
 {
     char text[REPLY_TEXT_SIZE + 32];
     size_t len = reply_format(r, text, sizeof text);
+    for (size_t i = 0; i < len; i++)
+        if (!utf8 && (unsigned char)text[i] >= 0x80)
+            text[i] = '?';
     put_clean(out, slice_of(text, len));
 }
 
@@ -151,14 +154,14 @@ static void put_human_part(struct buf *out, const struct dsn *d, const char *bou
             put_clean(out, r->exchange);
             put(out, ": ");
         }
-        put_reply(out, r->reply);
+        put_reply(out, r->reply, true);
         put(out, "\r\n");
     }
     put(out, "\r\n");
 }
 
 static void put_recipient_status(struct buf *out, const struct dsn *d,
-                                 const struct dsn_recipient *r)
+                                 const struct dsn_recipient *r, bool utf8)
 {
     const char *type = utf8_has_high(r->recipient->address) ? "utf-8; " : "rfc822; ";
     put(out, "\r\n");
@@ -182,17 +185,19 @@ static void put_recipient_status(struct buf *out, const struct dsn *d,
         put(out, "\r\n");
     }
     put(out, reply_is_local(r->reply) ? "Diagnostic-Code: X-Onward; " : "Diagnostic-Code: smtp; ");
-    put_reply(out, r->reply);
+    put_reply(out, r->reply, utf8);
     put(out, "\r\n");
     put_date(out, "Last-Attempt-Date", d->wall_ms);
     if (d->kind == DSN_DELAYED)
         put_date(out, "Will-Retry-Until", d->give_up_wall_ms);
 }
 
+/* Without UTF-8 all of it is ASCII (RFC 3464 2.1). */
 static void put_status_part(struct buf *out, const struct dsn *d, const char *boundary, bool utf8)
 {
     buf_printf(out, "--%s\r\nContent-Type: message/%s\r\n\r\n", boundary,
-               utf8 ? "global-delivery-status" : "delivery-status");
+               utf8 ? "global-delivery-status\r\nContent-Transfer-Encoding: 8bit"
+                    : "delivery-status");
     buf_printf(out, "Reporting-MTA: dns; %s\r\n", d->hostname);
     if (d->original->envid.len > 0) {
         put(out, "Original-Envelope-Id: ");
@@ -201,7 +206,7 @@ static void put_status_part(struct buf *out, const struct dsn *d, const char *bo
     }
     put_date(out, "Arrival-Date", d->original->arrived_wall_ms);
     for (uint32_t i = 0; i < d->recipient_count; i++)
-        put_recipient_status(out, d, &d->recipients[i]);
+        put_recipient_status(out, d, &d->recipients[i], utf8);
     put(out, "\r\n");
 }
 

@@ -210,6 +210,31 @@ static void addresses_beyond_ascii_make_a_global_report(void **state)
     assert_true(n.envelope.flags & ENVELOPE_SMTPUTF8);
 }
 
+/* RFC 3464 2.1, RFC 2045 6.2: a part without an encoding of its own is 7-bit, whatever its container
+ * says. */
+static void each_part_is_7bit_or_says_that_it_is_not(void **state)
+{
+    (void)state;
+    for (int utf8_address = 0; utf8_address < 2; utf8_address++) {
+        set_up(DSN_FAILED);
+        reply_set_text(&n.replies[0], SLICE_LIT("N\303\244h"));
+        if (utf8_address)
+            n.recipients[1].address = SLICE_LIT("\303\244@gone.example");
+        compose();
+        check_form();
+        char *part = strstr(n.text, "delivery-status\r\n"), *end = strstr(part, "\r\n--=_");
+        assert_non_null(end);
+        *end = '\0';
+        assert_has(utf8_address ? "550 5.1.1 N\303\244h" : "550 5.1.1 N??h");
+        const char *encoding = strstr(part, "Content-Transfer-Encoding: 8bit\r\n\r\n");
+        bool is_high = false;
+        for (const char *c = part; *c != '\0'; c++)
+            is_high |= (unsigned char)*c >= 0x80;
+        assert_int_equal(is_high, utf8_address);
+        assert_int_equal(encoding != NULL, utf8_address);
+    }
+}
+
 static void hostile_words_stay_on_their_line(void **state)
 {
     (void)state;
@@ -290,6 +315,7 @@ int main(void)
         cmocka_unit_test(delay_and_relay_notices_say_so),
         cmocka_unit_test(the_status_is_of_the_actions_class),
         cmocka_unit_test(addresses_beyond_ascii_make_a_global_report),
+        cmocka_unit_test(each_part_is_7bit_or_says_that_it_is_not),
         cmocka_unit_test(hostile_words_stay_on_their_line),
         cmocka_unit_test(long_words_are_cut_to_the_line),
         cmocka_unit_test(notify_decides_who_is_told),
