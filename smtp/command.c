@@ -2,7 +2,7 @@
 
 #include "smtp/xtext.h"
 
-enum { ENVID_MAX = 100, ORCPT_MAX = 500 }; /* RFC 3461 4.4, 4.2 */
+enum { ENVID_MAX = 100 }; /* RFC 3461 4.4 */
 
 static const struct smtp_refusal none = {0, "", ""};
 
@@ -97,18 +97,26 @@ static bool read_notify(struct slice value, uint8_t *bits_out)
     return (bits & NOTIFY_NEVER) == 0 || bits == NOTIFY_NEVER;
 }
 
+/* An address type, a semicolon and xtext; of the type "utf-8" UTF-8 as well. */
+static bool read_orcpt(struct slice value, struct smtp_command *c)
+{
+    size_t semicolon = slice_find(value, ';');
+    c->orcpt = value;
+    if (slice_equal_nocase(slice_take(value, semicolon), SLICE_LIT("utf-8"))) {
+        size_t len = xtext_from_utf8(value, c->orcpt_7bit, sizeof c->orcpt_7bit);
+        c->orcpt = slice_of(c->orcpt_7bit, len);
+    }
+    return semicolon > 0 && semicolon + 1 < c->orcpt.len && c->orcpt.len <= SMTP_ORCPT_MAX &&
+           xtext_is_valid(c->orcpt);
+}
+
 static struct smtp_refusal rcpt_parameter(struct smtp_command *c, struct slice name,
                                           struct slice value)
 {
     if (slice_equal_nocase(name, SLICE_LIT("NOTIFY")))
         return read_notify(value, &c->notify) ? none : bad_value();
-    if (slice_equal_nocase(name, SLICE_LIT("ORCPT"))) {
-        size_t semicolon = slice_find(value, ';');
-        c->orcpt = value;
-        bool ok = semicolon > 0 && semicolon + 1 < value.len && value.len <= ORCPT_MAX &&
-                  xtext_is_valid(value);
-        return ok ? none : bad_value();
-    }
+    if (slice_equal_nocase(name, SLICE_LIT("ORCPT")))
+        return read_orcpt(value, c) ? none : bad_value();
     return refuse(555, "5.5.4", "This parameter of RCPT is not known here");
 }
 

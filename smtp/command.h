@@ -4,10 +4,11 @@
  *   MAIL      = "MAIL FROM:" path *( SP "SIZE=" n / "BODY=7BIT" / "BODY=8BITMIME" / "SMTPUTF8" /
  *               "RET=FULL" / "RET=HDRS" / "ENVID=" xtext )
  *   RCPT      = "RCPT TO:" path *( SP "NOTIFY=NEVER" / "NOTIFY=" 1#( "SUCCESS" / "FAILURE" /
- *               "DELAY" ) / "ORCPT=" addr-type ";" xtext )
+ *               "DELAY" ) / "ORCPT=" ( addr-type ";" xtext / "utf-8;" UTF-8 (RFC 6533 3) ) )
  *   BDAT      = "BDAT" SP n [ SP "LAST" ]                                         (RFC 3030)
  *
- * Slices borrow from the line. No state, no policy: limits and sequence are the server's. */
+ * Slices borrow from the line; `orcpt` perhaps from the command itself, which is not to be copied. No
+ * state, no policy: limits and sequence are the server's. */
 #ifndef ONWARD_SMTP_COMMAND_H
 #define ONWARD_SMTP_COMMAND_H
 
@@ -24,6 +25,8 @@ enum smtp_verb {
         VERB_UNKNOWN,
 };
 
+enum { SMTP_ORCPT_MAX = 500 }; /* RFC 3461 4.2 */
+
 struct smtp_command {
     enum smtp_verb verb;
     struct slice argument;       /* what follows the verb, trimmed (EHLO's name) */
@@ -34,8 +37,9 @@ struct smtp_command {
     bool body_8bit;
     uint8_t ret; /* enum envelope_ret */
     struct slice envid;
-    uint8_t notify; /* enum envelope_notify bits */
-    struct slice orcpt;
+    uint8_t notify;     /* enum envelope_notify bits */
+    struct slice orcpt; /* xtext; what came as UTF-8 is in its 7-bit form */
+    char orcpt_7bit[SMTP_ORCPT_MAX];
 };
 
 /* A refusal of the line itself: reply code, enhanced status, text. Static storage. */

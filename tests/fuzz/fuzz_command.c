@@ -72,7 +72,8 @@ static void check_command(const struct smtp_command *c, struct slice line)
 {
     ASSERT(lies_within(c->argument, line) && lies_within(c->address.mailbox, line) &&
            lies_within(c->address.domain, line) && lies_within(c->envid, line) &&
-           lies_within(c->orcpt, line));
+           (lies_within(c->orcpt, line) ||
+            lies_within(c->orcpt, slice_of(c->orcpt_7bit, sizeof c->orcpt_7bit))));
     ASSERT(is_one_line(c->address.mailbox)); /* and so no ">" or CRLF ends it early */
     ASSERT(xtext_is_valid(c->envid) && xtext_is_valid(c->orcpt));
     ASSERT(c->envid.len <= 100 && c->orcpt.len <= 500);

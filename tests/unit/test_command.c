@@ -204,6 +204,51 @@ static void utf8_is_for_those_who_asked(void **state)
     check(&without, false);
 }
 
+/* RFC 6533 3: who offers SMTPUTF8 gets it as it is, and passes it on to who may not offer it. */
+static void an_original_recipient_in_utf8_is_kept_in_its_7bit_form(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *kept; /* NULL: refused */
+    } rows[] = {
+        {"utf-8;a\303\244@b.c", "utf-8;a\\x{E4}@b.c"},
+        {"UTF-8;\344\275\240+2B\360\237\230\200@b.c", "UTF-8;\\x{4F60}+2B\\x{1F600}@b.c"},
+        {"utf-8;a\\x{E4}@b.c", "utf-8;a\\x{E4}@b.c"},
+        {"rfc822;a\303\244@b.c", NULL},
+        {"utf-8\303\244;a@b.c", NULL},
+        {"utf-8;a\303@b.c", NULL},
+        {"utf-8;\303\244=", NULL},
+        {"utf-8;\303\244+2", NULL},
+    };
+    struct buf longest;
+    struct smtp_command c;
+    char *copy, text[512];
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char line[128];
+        (void)snprintf(line, sizeof line, "RCPT TO:<d@e.f> ORCPT=%s", rows[i].text);
+        struct smtp_refusal r = parse(line, false, &c, &copy);
+        assert_int_equal(r.code, rows[i].kept != NULL ? 0 : 501);
+        if (rows[i].kept != NULL && !slice_equal(c.orcpt, slice_str(rows[i].kept)))
+            fail_msg("`%s`: `%.*s`", rows[i].text, SLICE_ARG(c.orcpt));
+        free(copy);
+    }
+    buf_init(&longest, sizeof text);
+    buf_append_str(&longest, "RCPT TO:<d@e.f> ORCPT=utf-8;");
+    for (int i = 0; i < 83; i++) {
+        if (i == 82) { /* six bytes each, of at most 500 (RFC 3461 4.2) */
+            assert_true(slice_to_cstr(buf_slice(&longest), text, sizeof text));
+            assert_int_equal(parse(text, false, &c, &copy).code, 0);
+            assert_int_equal(c.orcpt.len, 6 + 82 * 6);
+            free(copy);
+        }
+        buf_append_str(&longest, "\303\244");
+    }
+    assert_true(slice_to_cstr(buf_slice(&longest), text, sizeof text));
+    assert_int_equal(parse(text, false, &c, &copy).code, 501);
+    free(copy);
+    buf_fini(&longest);
+}
+
 static void xtext_is_checked_and_decoded(void **state)
 {
     (void)state;
@@ -239,6 +284,7 @@ int main(void)
         cmocka_unit_test(a_domains_final_dot_is_dropped),
         cmocka_unit_test(parameters_are_read_once_and_known),
         cmocka_unit_test(utf8_is_for_those_who_asked),
+        cmocka_unit_test(an_original_recipient_in_utf8_is_kept_in_its_7bit_form),
         cmocka_unit_test(xtext_is_checked_and_decoded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
