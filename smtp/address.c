@@ -2,7 +2,9 @@
 
 #include "core/base/utf8.h"
 
-enum { DOMAIN_MAX = 255, PATH_MAX_BYTES = 256 };
+#include <stdio.h>
+
+enum { ROUTE_BYTES_MAX = 256 }; /* of a source route */
 
 static bool is_high(char c)
 {
@@ -93,7 +95,7 @@ static enum smtp_address_error read_mailbox(struct slice *s, bool allow_utf8,
     out->domain = slice_take(slice_skip(*s, local + 1), domain);
     out->mailbox = slice_take(*s, local + (domain > 0) + domain);
     *s = slice_skip(*s, end);
-    if (domain > DOMAIN_MAX || out->mailbox.len > PATH_MAX_BYTES - 2)
+    if (out->mailbox.len > SMTP_ADDRESS_MAX)
         return SMTP_ADDRESS_TOO_LONG;
     out->has_utf8 = utf8_has_high(out->mailbox);
     if (out->has_utf8 && (!allow_utf8 || !utf8_is_valid(out->mailbox)))
@@ -113,7 +115,7 @@ static bool skip_source_route(struct slice *s)
         if (!is_domain_char(route.ptr[i]) && route.ptr[i] != '@' && route.ptr[i] != ',')
             return false;
     *s = slice_skip(*s, colon + 1);
-    return colon < PATH_MAX_BYTES && route.len > 1;
+    return colon < ROUTE_BYTES_MAX && route.len > 1;
 }
 
 enum smtp_address_error smtp_address_read_path(struct slice *input, bool allow_null,
@@ -147,4 +149,14 @@ enum smtp_address_error smtp_address_read_mailbox(struct slice text, bool allow_
         .mailbox = SLICE_LIT(""), .local = SLICE_LIT(""), .domain = SLICE_LIT("")};
     enum smtp_address_error error = read_mailbox(&text, allow_utf8, out);
     return error == SMTP_ADDRESS_OK && text.len > 0 ? SMTP_ADDRESS_SYNTAX : error;
+}
+
+struct slice smtp_address_on_wire(const struct smtp_address *a, const char *domain,
+                                  char room[SMTP_ADDRESS_MAX + 1])
+{
+    size_t len = a->local.len + 1 + strlen(domain);
+    if (!utf8_has_high(a->domain) || utf8_has_high(a->local) || len > SMTP_ADDRESS_MAX)
+        return a->mailbox;
+    (void)snprintf(room, SMTP_ADDRESS_MAX + 1, "%.*s@%s", SLICE_ARG(a->local), domain);
+    return slice_of(room, len);
 }

@@ -15,6 +15,8 @@
 
 #include "core/base/slice.h"
 
+enum { SMTP_ADDRESS_MAX = 254 }; /* a path without its brackets */
+
 struct smtp_address {
     struct slice mailbox; /* local-part@domain, or "" for <>, or a bare local part ("postmaster") */
     struct slice local;
@@ -37,5 +39,11 @@ enum smtp_address_error smtp_address_read_path(struct slice *input, bool allow_n
 /* Reads a whole mailbox without brackets. */
 enum smtp_address_error smtp_address_read_mailbox(struct slice text, bool allow_utf8,
                                                   struct smtp_address *out);
+
+/* The address as it goes to an exchange. One whose domain alone is beyond ASCII has that in A-labels
+ * (`domain`, in normal form), if it fits: every exchange takes it then, also one without SMTPUTF8. Lies
+ * in `room`, or is the mailbox as it stood. */
+struct slice smtp_address_on_wire(const struct smtp_address *a, const char *domain,
+                                  char room[SMTP_ADDRESS_MAX + 1]);
 
 #endif

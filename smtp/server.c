@@ -2,6 +2,7 @@
 
 #include "core/base/arena.h"
 #include "core/base/assert.h"
+#include "core/domain.h"
 #include "smtp/command.h"
 #include "smtp/content.h"
 
@@ -192,6 +193,14 @@ static bool keep(struct smtp_server *s, struct slice from, struct slice *out)
     return arena_copy(&s->arena, from, out);
 }
 
+/* `domain`: the address's, in normal form. */
+static bool keep_address(struct smtp_server *s, const struct smtp_address *a, const char *domain,
+                         struct slice *out)
+{
+    char room[SMTP_ADDRESS_MAX + 1];
+    return keep(s, smtp_address_on_wire(a, domain, room), out);
+}
+
 static bool grow_recipients(struct smtp_server *s)
 {
     uint32_t room = s->recipients_room > 0 ? s->recipients_room * 2 : RECIPIENTS_FIRST;
@@ -207,7 +216,7 @@ static bool grow_recipients(struct smtp_server *s)
 
 static void on_mail(struct smtp_server *s, const struct smtp_command *c)
 {
-    char domain[256];
+    char domain[DOMAIN_SIZE] = "";
     if (s->state != SERVER_READY) {
         reply_bad(s, 503, "5.5.1",
                   s->state == SERVER_START ? "Say EHLO first"
@@ -228,7 +237,7 @@ static void on_mail(struct smtp_server *s, const struct smtp_command *c)
         return;
     }
     clear_transaction(s);
-    if (!keep(s, c->address.mailbox, &s->envelope.sender) ||
+    if (!keep_address(s, &c->address, domain, &s->envelope.sender) ||
         !keep(s, c->envid, &s->envelope.envid)) {
         reply(s, 452, "4.3.1", "Out of memory, try again later");
         return;
@@ -243,7 +252,7 @@ static void on_mail(struct smtp_server *s, const struct smtp_command *c)
 
 static void on_rcpt(struct smtp_server *s, const struct smtp_command *c)
 {
-    char domain[256];
+    char domain[DOMAIN_SIZE];
     if (s->state != SERVER_MAIL && s->state != SERVER_RCPT) {
         reply_sequence(s, "Say MAIL first");
         return;
@@ -269,7 +278,7 @@ static void on_rcpt(struct smtp_server *s, const struct smtp_command *c)
     }
     struct envelope_recipient r = {.notify = c->notify};
     bool kept = s->envelope.recipient_count < s->recipients_room || grow_recipients(s);
-    kept = kept && keep(s, c->address.mailbox, &r.address) &&
+    kept = kept && keep_address(s, &c->address, domain, &r.address) &&
            keep(s, slice_str(domain), &r.domain) && keep(s, c->orcpt, &r.orcpt);
     if (!kept) {
         reply(s, 452, "4.3.1", "Out of memory, try again later");

@@ -342,14 +342,12 @@ static bool put_structured(struct line *l, struct slice name, struct slice value
 bool header_wire_address(struct slice address, char out[512])
 {
     struct smtp_address a;
-    char domain[DOMAIN_SIZE];
+    char domain[DOMAIN_SIZE] = "", room[SMTP_ADDRESS_MAX + 1];
     if (smtp_address_read_mailbox(address, true, &a) != SMTP_ADDRESS_OK || a.domain.len == 0)
         return false;
-    if (!utf8_has_high(a.domain) || utf8_has_high(a.local))
-        return slice_to_cstr(a.mailbox, out, 512);
-    if (!domain_normalize(a.domain, domain))
+    if (utf8_has_high(a.domain) && !utf8_has_high(a.local) && !domain_normalize(a.domain, domain))
         return false;
-    return snprintf(out, 512, "%.*s@%s", SLICE_ARG(a.local), domain) < 512;
+    return slice_to_cstr(smtp_address_on_wire(&a, domain, room), out, 512);
 }
 
 /* The parts of one mailbox as they are read: "phrase <address>", "address (comment)". */

@@ -38,8 +38,7 @@ bool header_render(const struct header_field *f, const struct template_values *v
 bool header_append_mailbox(struct buf *out, const char *field, struct slice display_name,
                            struct slice address, struct error *error);
 
-/* The address as it goes over the wire: with a domain in A-labels where its local part is ASCII, so
- * that every exchange takes it; else as it is. False: it is none. `out` has 512 bytes. */
+/* The address as it goes over the wire (address.h). False: it is none. `out` has 512 bytes. */
 bool header_wire_address(struct slice address, char out[512]);
 
 #endif

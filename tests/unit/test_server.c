@@ -405,7 +405,7 @@ static void parameters_reach_the_envelope(void **state)
          "y||\303\244|} 250/2.0.0 "},
         {EHLO "MAIL FROM:<\303\244@b.c> SMTPUTF8\r\nRCPT TO:<d@\303\244.f>\r\nDATA\r\n" HEADER
               ".\r\n",
-         "220 250 250/2.1.0 250/2.1.5 354 {\303\244@b.c>d@\303\244.f#0:1:Date: x|Message-ID: y||} "
+         "220 250 250/2.1.0 250/2.1.5 354 {\303\244@b.c>d@xn--4ca.f#0:1:Date: x|Message-ID: y||} "
          "250/2.0.0 "},
         {EHLO "MAIL FROM:<\303\244@b.c>\r\n", "220 250 553/5.6.7 "},
         {EHLO MAIL "RCPT TO:<d@\303\244.f>\r\n", "220 250 250/2.1.0 553/5.6.7 "},
@@ -413,6 +413,19 @@ static void parameters_reach_the_envelope(void **state)
          "220 250 555/5.5.4 501/5.5.4 501/5.1.7 "},
         {EHLO MAIL "RCPT TO:<d@e.f> NOTIFY=NEVER,DELAY\r\nRCPT TO:<>\r\nRCPT TO:<d@-.->\r\n",
          "220 250 250/2.1.0 501/5.5.4 501/5.1.3 501/5.1.3 "},
+    };
+    CHECK(table);
+}
+
+/* Then every exchange takes it, also one without SMTPUTF8. */
+static void an_address_that_can_be_ascii_is(void **state)
+{
+    (void)state;
+    static const struct dialogue table[] = {
+        {EHLO "MAIL FROM:<a@\303\244.c> SMTPUTF8\r\nRCPT TO:<d@\303\204.f>\r\n"
+              "RCPT TO:<\303\244@\303\244.f>\r\nDATA\r\n" HEADER ".\r\n",
+         "220 250 250/2.1.0 250/2.1.5 250/2.1.5 354 "
+         "{a@xn--4ca.c>d@xn--4ca.f#0,\303\244@\303\244.f#0:1:Date: x|Message-ID: y||} 250/2.0.0 "},
     };
     CHECK(table);
 }
@@ -481,6 +494,7 @@ int main(void)
         cmocka_unit_test(a_message_that_is_taken_makes_up_for_mistakes),
         cmocka_unit_test(commands_out_of_turn_are_refused),
         cmocka_unit_test(parameters_reach_the_envelope),
+        cmocka_unit_test(an_address_that_can_be_ascii_is),
         cmocka_unit_test(a_closed_relay_refuses_and_holds_nothing_against_what_was_pipelined),
         cmocka_unit_test(a_relay_that_shuts_down_says_421_once_and_closes),
     };
