@@ -23,7 +23,9 @@ import threading
 import time
 from typing import Any
 
-from harness import BINARY, E2ETest, ORIGIN, Ports, Process, UnixConnection, World, main, scaled, stays, tool, wait_until
+from harness import (BINARY, E2ETest, ORIGIN, Ports, Process, SANITIZED, UnixConnection, World, main, scaled, stays, tool,
+                     wait_until)
+from test_exhaustion import ALLOCATIONS, Faults
 
 SENDER = f"noreply@postbox.{ORIGIN}"
 TOKENS = {"mailer": ("inject", "m" * 32), "monitor": ("read", "r" * 32), "chief": ("admin", "c" * 32)}
@@ -187,6 +189,35 @@ class Asking(HttpTest):
                              (b"no gzip", 400)):
             self.assertEqual(self.ask("POST", "/api/inject/v1", data, {"Content-Encoding": "gzip"})[0], wanted)
         self.assertEqual(self.ask("POST", "/api/inject/v1", b"x", {"Content-Encoding": "br"})[0], 415)
+
+    def test_a_compressed_body_of_any_length_is_read(self) -> None:
+        """65,536 bytes are what is inflated at a time: the end of the stream comes with the last of them."""
+        world = self.http_world()
+        self.start(world)
+        mail = json.dumps({"envelope_sender": SENDER, "recipients": [{"email": "nobody"}], "content": "Subject: x\n\nx\n"})
+        for length in (65535, 65536, 65537, 131072, 1 << 20):
+            with self.subTest(length=length):
+                body = gzip.compress(mail.ljust(length).encode())
+                self.assertEqual(self.ask("POST", "/api/inject/v1", body, {"Content-Encoding": "gzip"})[0], 200)
+
+    def test_an_answer_is_given_whole_before_a_relay_that_was_asked_to_end_ends(self) -> None:
+        world = self.http_world()
+        self.start(world)
+        mail = json.dumps({"envelope_sender": SENDER, "recipients": [{"email": f"{n:0200}"} for n in range(50000)],
+                           "content": "Subject: x\n\nx\n"}).encode()
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(SECONDS)
+            sock.connect(self.socket)
+            sock.sendall(b"POST /api/inject/v1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(mail))
+            sock.sendall(mail)
+            answer = http.client.HTTPResponse(sock)
+            answer.begin()
+            assert world.relay.process is not None
+            world.relay.process.signal(signal.SIGTERM)
+            wait_until(lambda: self.ask("GET", "/readyz", token="")[1]["reason"] == "draining", "the relay to drain")
+            self.assertTrue(stays(world.relay.process.running, 1))
+            self.assertEqual(json.loads(answer.read())["fail_count"], 50000)
+        world.relay.process.wait()
 
     def test_a_drain_and_a_full_disk_are_told_to_balancers_and_senders(self) -> None:
         world = self.http_world()
@@ -659,6 +690,33 @@ class Mailings(HttpTest):
         except (OSError, http.client.HTTPException):
             return False
 
+
+class WithoutMemory(HttpTest):
+    """A sanitizer keeps the allocator to itself, so this is for the real one."""
+
+    def test_what_is_refused_is_refused_where_memory_is_wanting_for_the_answer(self) -> None:
+        world = self.http_world()
+        faults = Faults(world.relay)
+        self.start(world)
+        assert world.relay.process is not None
+        tried = 0
+        for path, body in (("/api/control/suspend", b'{"all": true}'), ("/nowhere", b"x" * 100)):
+            for n in range(1, 40):
+                failed = faults.failed(ALLOCATIONS)
+                faults.fail(ALLOCATIONS, faults.calls(ALLOCATIONS) + n, 3)
+                try:
+                    self.assertIn(self.ask("POST", path, body, token="")[0], (401, 404, 503))
+                except (OSError, http.client.HTTPException):
+                    pass  # closed without an answer
+                tried += faults.failed(ALLOCATIONS) > failed
+                faults.fail(ALLOCATIONS, 0)
+                self.assertTrue(world.relay.process.running(), f"{path}, allocation {n}: {world.relay.process.stderr()[-300:]}")
+                self.assertEqual(self.ask("GET", "/api/control/suspend.list")[1]["items"], [], f"allocation {n}")
+        self.assertGreater(tried, 40)
+
+
+if SANITIZED:
+    del WithoutMemory
 
 if __name__ == "__main__":
     main()

@@ -28,7 +28,7 @@ static char answered;
 
 void http_answer_error(struct http_request *r, unsigned status, const char *format, ...)
 {
-    ASSERT(status >= 400 && status < 600 && format[0] != '\0' && r->response == NULL);
+    ASSERT(status >= 400 && status < 600 && format[0] != '\0' && r->status == 0);
     r->status = status;
     r->response = (struct MHD_Response *)(void *)&answered;
 }
@@ -47,8 +47,8 @@ static void receive(struct http_request *r, struct slice body, size_t piece)
     for (size_t at = 0; more && at < body.len; at += piece)
         more = http_body_feed(r, exact_put(&block, slice_take(slice_skip(body, at), piece)));
     exact_block_destroy(&block);
-    bool whole = more && r->response == NULL && http_body_end(r);
-    ASSERT(whole == (r->response == NULL));
+    bool whole = more && r->status == 0 && http_body_end(r);
+    ASSERT(whole == (r->status == 0));
     ASSERT(!whole || r->body_len <= (r->route->takes_large ? BODY_MAX : SMALL_MAX));
     ASSERT(atomic_load(&r->http->shared.memory) <= MEMORY_MAX);
 }

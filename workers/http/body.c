@@ -148,14 +148,13 @@ static bool inflate_all(struct http_request *r, struct slice bytes)
         r->gzip_ended = rc == Z_STREAM_END;
         if (!append(r, slice_of(out, sizeof out - r->inflater.avail_out)))
             return false;
-    } while (r->inflater.avail_in > 0 || r->inflater.avail_out == 0);
+    } while (r->inflater.avail_in > 0 || (r->inflater.avail_out == 0 && !r->gzip_ended));
     return true;
 }
 
 bool http_body_feed(struct http_request *r, struct slice bytes)
 {
-    if (r->response !=
-        NULL) { /* refused: what still comes is read, within the bound, and dropped */
+    if (r->status != 0) { /* refused: what still comes is read, within the bound, and dropped */
         r->body_len += bytes.len;
         return r->body_len <= dropped_max(r);
     }

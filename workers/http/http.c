@@ -18,6 +18,7 @@ enum {
     PEM_BYTES_MAX = 1 << 20,
     UNIX_MODE = 0660,
     STOP_WAIT_MS = 20,
+    STOP_ANSWERS_MS = 1000,
 };
 
 /* ---- the keeper: ends what is over its time ---- */
@@ -202,7 +203,7 @@ bool http_reload(struct http *h, const struct config *config, struct error *erro
 
 bool http_is_quiet(struct http *h)
 {
-    return atomic_load(&h->shared.suspended) == 0;
+    return atomic_load(&h->shared.unfinished) == 0;
 }
 
 void http_stop(struct http *h)
@@ -218,6 +219,9 @@ void http_stop(struct http *h)
     h->keeper_runs = false;
     /* libmicrohttpd may not be stopped over a suspended connection: its answer is on the way. */
     while (atomic_load(&h->shared.suspended) > 0)
+        (void)usleep(STOP_WAIT_MS * 1000);
+    uint64_t until = clock_mono_ms() + STOP_ANSWERS_MS;
+    while (atomic_load(&h->shared.unfinished) > 0 && clock_mono_ms() < until)
         (void)usleep(STOP_WAIT_MS * 1000);
     for (unsigned i = 0; i < h->listener_count; i++) {
         MHD_stop_daemon(h->listeners[i].daemon);

@@ -43,11 +43,12 @@ bool http_serve(struct http *h, const struct worker_parts *parts, struct control
  * former tokens then hold on, and all else is taken over. */
 bool http_reload(struct http *h, const struct config *config, struct error *error);
 
-/* Is no injection under way? Those that come while the relay drains are refused. */
+/* Has every injection and operation its answer, and has the client taken it? Injections that come while
+ * the relay drains are refused. */
 bool http_is_quiet(struct http *h);
 
-/* Ends what is under way, with an answer where one can be given, and the threads. Before the
- * control and the engine stop. NULL is harmless. */
+/* Ends what is under way, with an answer where one can be given, and the threads; clients have a
+ * second to take what is left of theirs. Before the control and the engine stop. NULL is harmless. */
 void http_stop(struct http *h);
 
 /* Frees it, after the committer has stopped: it looks at mailboxes once more behind its answers.

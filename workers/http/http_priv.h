@@ -52,6 +52,7 @@ struct http {
         atomic_bool stopping;
         _Atomic uint64_t memory; /* bytes of bodies received and under way */
         atomic_uint suspended;   /* requests that another thread is to answer */
+        atomic_uint unfinished;  /* these, and those of them whose answer is on its way */
         _Atomic uint64_t answers[HTTP_ROUTES_MAX + 1][HTTP_STATUS_CLASSES]; /* 2xx to 5xx */
         pthread_mutex_t lock;    /* guards what follows; held for a few moves */
         pthread_cond_t wake;     /* of the keeper */
@@ -90,16 +91,17 @@ struct http_request {
     const char *idempotency_key; /* or NULL; libmicrohttpd's, for the request's life */
     char path[256];
     bool is_post;
-    bool answered; /* `response` is queued */
     bool suspended;
+    bool unfinished; /* it was suspended: counted until its answer has gone */
     uint64_t began_ms;
     char *body; /* inflated; owned */
     size_t body_len, body_capacity;
     uint64_t charged; /* of it, to the http's memory */
     bool is_gzip, gzip_ended;
     z_stream inflater;
-    struct MHD_Response *response; /* what is to be said; owned */
-    unsigned status;
+    unsigned status; /* 0: not answered yet */
+    struct MHD_Response
+        *response; /* what is to be said; owned. NULL: nothing, or no memory for it */
 };
 
 /* ---- answering (request.c) ---- */

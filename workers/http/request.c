@@ -12,11 +12,11 @@
 static void set_response(struct http_request *r, unsigned status, struct MHD_Response *response,
                          const char *type)
 {
-    ASSERT(r->response == NULL);
-    if (response == NULL) /* out of memory: libmicrohttpd closes the connection */
-        return;
-    r->response = response;
+    ASSERT(r->status == 0);
     r->status = status;
+    r->response = response;
+    if (response == NULL) /* out of memory: answered all the same, by closing the connection */
+        return;
     http_answer_field(r, MHD_HTTP_HEADER_CONTENT_TYPE, type);
     http_answer_field(r, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
     http_answer_field(r, "X-Content-Type-Options", "nosniff");
@@ -85,7 +85,8 @@ bool http_suspend(struct http_request *r)
         http_answer_error(r, MHD_HTTP_SERVICE_UNAVAILABLE, "the relay is shutting down");
         return false;
     }
-    r->suspended = true;
+    r->suspended = r->unfinished = true;
+    atomic_fetch_add(&h->shared.unfinished, 1);
     set_deadline(h, r->transport, UINT64_MAX);
     MHD_suspend_connection(r->connection);
     return true;
@@ -102,7 +103,6 @@ static enum MHD_Result send_answer(struct http_request *r)
 {
     if (r->response == NULL)
         return MHD_NO;
-    r->answered = true;
     set_deadline(r->http, r->transport, clock_mono_ms() + r->config->http.request_timeout_ms);
     enum MHD_Result result = MHD_queue_response(r->connection, r->status, r->response);
     unsigned count, class = r->status / 100 - 2;
@@ -251,7 +251,7 @@ enum MHD_Result http_on_request(void *context, struct MHD_Connection *connection
         *upload_len = 0;
         return go_on ? MHD_YES : MHD_NO;
     }
-    if (r->response == NULL && !r->suspended && http_body_end(r))
+    if (r->status == 0 && !r->suspended && http_body_end(r))
         r->route->serve(r);
     else if (r->suspended)
         r->suspended = false; /* the other thread has answered */
@@ -272,6 +272,8 @@ void http_on_completed(void *context, struct MHD_Connection *connection, void **
     http_body_fini(r);
     if (r->response != NULL)
         MHD_destroy_response(r->response);
+    if (r->unfinished)
+        atomic_fetch_sub(&r->http->shared.unfinished, 1);
     free(r);
 }
 
