@@ -197,14 +197,6 @@ void log_u64(struct log_line *l, const char *key, uint64_t value)
     put(l->record, digits + at, sizeof digits - at);
 }
 
-void log_bool(struct log_line *l, const char *key, bool value)
-{
-    if (!can_add(l, key))
-        return;
-    put_key(l->record, key);
-    put_str(l->record, value ? "true" : "false");
-}
-
 static char *put_number(char *at, unsigned value)
 {
     char digits[8];

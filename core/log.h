@@ -59,7 +59,6 @@ void log_begin_tapped(struct log_line *l, struct log *log, struct log_tap *tap, 
 void log_str(struct log_line *l, const char *key, struct slice value);
 void log_cstr(struct log_line *l, const char *key, const char *value);
 void log_u64(struct log_line *l, const char *key, uint64_t value);
-void log_bool(struct log_line *l, const char *key, bool value);
 
 /* "code":550,"status":"5.1.1","text":"..."; for a local one "code" is absent and
  * "local":"LOCAL_TIMEOUT" given. */

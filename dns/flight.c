@@ -14,21 +14,12 @@ enum {
     SEC_SECURE = 2,
 };
 
-struct state_row {
-    const char *name;
-    unsigned next; /* legal next states, a bit each */
+/* The legal next states of each, a bit each. */
+static const unsigned next_states[] = {
+    [FLIGHT_ASKS_MX] = 1u << FLIGHT_ASKS_ADDRESSES | 1u << FLIGHT_LANDED,
+    [FLIGHT_ASKS_ADDRESSES] = 1u << FLIGHT_LANDED,
+    [FLIGHT_LANDED] = 0,
 };
-
-static const struct state_row states[] = {
-    [FLIGHT_ASKS_MX] = {"asks for MX", 1u << FLIGHT_ASKS_ADDRESSES | 1u << FLIGHT_LANDED},
-    [FLIGHT_ASKS_ADDRESSES] = {"asks for addresses", 1u << FLIGHT_LANDED},
-    [FLIGHT_LANDED] = {"landed", 0},
-};
-
-const char *flight_state_name(enum flight_state state)
-{
-    return states[state].name;
-}
 
 static void flight_check(const struct flight *f)
 {
@@ -49,7 +40,7 @@ static void flight_check(const struct flight *f)
 
 static void flight_move(struct flight *f, enum flight_state to)
 {
-    ASSERT((states[f->state].next & 1u << to) != 0);
+    ASSERT((next_states[f->state] & 1u << to) != 0);
     f->state = to;
     flight_check(f);
 }

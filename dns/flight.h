@@ -76,7 +76,4 @@ void flight_start(struct flight *f, struct flight_deck *deck, struct slice domai
  * any time. */
 void flight_fini(struct flight *f);
 
-/* For logs. Static storage. */
-const char *flight_state_name(enum flight_state state);
-
 #endif

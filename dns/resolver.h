@@ -1,5 +1,5 @@
 /* The resolver: routes for all workers from one thread that owns one libunbound event context, with
- * a cache of finished routes above it (DESIGN.md 8).
+ * a cache of finished routes above it.
  *
  * A worker first looks into the cache (a sharded hash, one reference taken, well under 1 us). On a
  * miss it sends a query to the dns thread, which looks again, flies one look-up per domain however

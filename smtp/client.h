@@ -93,7 +93,7 @@ enum smtp_client_event {
     CLIENT_FAILED,
 };
 
-/* Why a session failed: decides what it means for the host (DESIGN.md 2). */
+/* Why a session failed: decides what it means for the host (workers/README.md). */
 enum smtp_client_trouble {
     TROUBLE_NONE,         /* none of the server's: out of memory for a command */
     TROUBLE_CLOSED,       /* it gave up the content before its end, or answered QUIT */

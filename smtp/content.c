@@ -1,5 +1,6 @@
 #include "smtp/content.h"
 
+#include "core/base/assert.h"
 #include "core/spool/envelope.h"
 
 enum { LINE_START_ROOM = 4 }; /* a step may put two held-back bytes and CRLF besides its run */
@@ -7,6 +8,7 @@ enum { LINE_START_ROOM = 4 }; /* a step may put two held-back bytes and CRLF bes
 void smtp_content_begin(struct smtp_content *c, enum smtp_content_mode mode,
                         const struct smtp_content_limits *limits, struct buf *out)
 {
+    ASSERT(out->bound >= SMTP_CONTENT_OUT_MIN);
     *c = (struct smtp_content){.limits = *limits,
                                .mode = mode,
                                .out = out,
@@ -20,11 +22,6 @@ static void fail(struct smtp_content *c, enum smtp_content_error error)
 {
     if (c->error == SMTP_CONTENT_OK)
         c->error = error;
-}
-
-void smtp_content_drop(struct smtp_content *c)
-{
-    fail(c, SMTP_CONTENT_DROPPED);
 }
 
 void smtp_content_expect(struct smtp_content *c, uint64_t bytes)

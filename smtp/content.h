@@ -26,7 +26,6 @@ enum smtp_content_error {
     SMTP_CONTENT_LINE_TOO_LONG,
     SMTP_CONTENT_TOO_LARGE,
     SMTP_CONTENT_LOOP,
-    SMTP_CONTENT_DROPPED, /* the driver refused it */
 };
 
 enum smtp_content_status {
@@ -84,8 +83,5 @@ void smtp_content_expect(struct smtp_content *c, uint64_t bytes);
 /* BDAT LAST was read whole: ends an open line and an open header section. FULL: empty `out` and
  * call again. */
 enum smtp_content_status smtp_content_finish(struct smtp_content *c);
-
-/* Whatever still comes is read and dropped. */
-void smtp_content_drop(struct smtp_content *c);
 
 #endif

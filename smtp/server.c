@@ -61,11 +61,6 @@ struct smtp_server {
     uint64_t chunk_left; /* SERVER_CHUNK: bytes of the chunk still to come */
     bool chunk_last;
     bool chunk_refused; /* bytes are read and dropped: the BDAT was out of place */
-    struct {            /* the driver's word at SERVER_BEGIN */
-        unsigned code;
-        const char *enhanced;
-        const char *text;
-    } refusal;
 };
 
 /* ---- the state table ---- */
@@ -176,7 +171,6 @@ static void clear_transaction(struct smtp_server *s)
     s->envelope = (struct envelope){.sender = SLICE_LIT(""), .envid = SLICE_LIT("")};
     s->recipients_room = 0;
     s->begun = false;
-    s->refusal.code = 0;
     s->chunk_refused = false;
 }
 
@@ -359,8 +353,6 @@ static struct smtp_refusal refusal_of(const struct smtp_server *s)
         return (struct smtp_refusal){552, "5.3.4", "Message larger than this relay takes"};
     case SMTP_CONTENT_LOOP:
         return (struct smtp_refusal){554, "5.4.6", "Too many Received fields: a mail loop"};
-    case SMTP_CONTENT_DROPPED:
-        return (struct smtp_refusal){s->refusal.code, s->refusal.enhanced, s->refusal.text};
     case SMTP_CONTENT_OK:
         break;
     }
@@ -709,16 +701,6 @@ void smtp_server_set_trace(struct smtp_server *s, struct slice date_line,
     ASSERT(s->begun);
     s->decoder.date_line = date_line;
     s->decoder.message_id_line = message_id_line;
-}
-
-void smtp_server_refuse(struct smtp_server *s, unsigned code, const char *enhanced,
-                        const char *text)
-{
-    ASSERT(s->begun);
-    s->refusal.code = code;
-    s->refusal.enhanced = enhanced;
-    s->refusal.text = text;
-    smtp_content_drop(&s->decoder);
 }
 
 void smtp_server_conclude(struct smtp_server *s, unsigned code, const char *enhanced,

@@ -6,8 +6,7 @@
  * The driver feeds received bytes and writes out what gathers in `out`. A message's way:
  *
  *   feed -> SERVER_BEGIN      MAIL and RCPTs were accepted, DATA or the first BDAT came. The driver
- *                             prepares `content` (it writes Received first), or calls
- *                             smtp_server_refuse.
+ *                             prepares `content`: it writes Received first
  *   feed -> SERVER_CONTENT    `content` is full: the driver takes its bytes and empties it
  *   feed -> SERVER_MESSAGE    the content is complete. The machine takes no more input until the
  *                             driver has made it durable (or not) and calls smtp_server_conclude
@@ -83,11 +82,6 @@ void smtp_server_set_closed(struct smtp_server *s, const struct smtp_refusal *wh
 
 /* How often it was refused for that since this was asked last. */
 unsigned smtp_server_take_closed_count(struct smtp_server *s);
-
-/* After SERVER_BEGIN: refuse this content with the reply (452, 451...): what comes is read and
- * dropped. */
-void smtp_server_refuse(struct smtp_server *s, unsigned code, const char *enhanced,
-                        const char *text);
 
 /* After SERVER_BEGIN: the lines to put in where the header section lacks Date or Message-ID, with
  * their CRLF. They must live until conclude or ABANDON. */

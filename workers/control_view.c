@@ -1,5 +1,4 @@
 /* The "view" request: all that `onward top` and the web page show, in one answer. */
-#include "core/base/assert.h"
 #include "core/base/clock.h"
 #include "workers/chronicle.h"
 #include "workers/control_priv.h"

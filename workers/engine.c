@@ -1,6 +1,5 @@
 #include "workers/engine.h"
 
-#include "core/base/assert.h"
 #include "core/base/clock.h"
 #include "core/base/memory.h"
 #include "core/base/net.h"
@@ -17,7 +16,7 @@
 
 enum {
     RESERVED_DESCRIPTORS =
-        1024 + 64, /* libunbound's outgoing-range (DESIGN.md 8), files, eventfds */
+        1024 + 64, /* libunbound's outgoing-range (dns/context.c), files, eventfds */
     FLIGHTS_MAX = 512,
     FLIGHT_LIMIT_MS = 20000,
     DEAF_MS = 100,     /* for handshakes under way to end, and to accept them */

@@ -19,7 +19,7 @@ struct engine {
     atomic_uint workers_started; /* the committer wakes these: it runs before them */
     int *listeners;
     atomic_uint next_wake; /* the worker to look at first when jobs are pushed */
-    atomic_bool failed;    /* a write or sync of the spool failed: final (DESIGN.md 3) */
+    atomic_bool failed;    /* a write or sync of the spool failed: final (store.h) */
     int failed_fd;         /* an eventfd of the owner's, written then; -1 = none */
 };
 

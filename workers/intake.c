@@ -1,6 +1,5 @@
 #include "workers/intake.h"
 
-#include "core/base/assert.h"
 #include "core/base/clock.h"
 #include "core/base/memory.h"
 

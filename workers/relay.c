@@ -1,6 +1,5 @@
 #include "workers/relay.h"
 
-#include "core/base/assert.h"
 #include "core/base/clock.h"
 #include "workers/control.h"
 #include "workers/engine.h"

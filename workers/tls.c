@@ -1,6 +1,5 @@
 #include "workers/tls.h"
 
-#include "core/base/assert.h"
 #include "core/base/net.h"
 
 #include <openssl/err.h>

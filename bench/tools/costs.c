@@ -7,7 +7,6 @@
  * look-ups miss the processor's nearest cache as they do in earnest. One thread; `contended` has a
  * second one at the same work. */
 #include "core/base/assert.h"
-#include "core/base/clock.h"
 #include "core/base/random.h"
 #include "core/base/ring.h"
 #include "core/health.h"

@@ -44,7 +44,8 @@ static bool grow(struct buf *b, size_t need)
     return true;
 }
 
-char *buf_reserve(struct buf *b, size_t len)
+/* Makes room for `len` bytes behind the end: where they go, or NULL with `overflow` set. */
+static char *reserve(struct buf *b, size_t len)
 {
     size_t held = buf_len(b);
     if (b->overflow || len > b->bound || held > b->bound - len) {
@@ -63,17 +64,11 @@ char *buf_reserve(struct buf *b, size_t len)
     return b->ptr + b->end;
 }
 
-void buf_commit(struct buf *b, size_t len)
-{
-    ASSERT(len <= b->capacity - b->end);
-    b->end += len;
-}
-
 void buf_append(struct buf *b, struct slice s)
 {
     if (s.len == 0)
         return;
-    char *to = buf_reserve(b, s.len);
+    char *to = reserve(b, s.len);
     if (to == NULL)
         return;
     memcpy(to, s.ptr, s.len);
@@ -110,7 +105,7 @@ void buf_printf(struct buf *b, const char *format, ...)
     va_end(args);
     ASSERT(len >= 0);
     if ((size_t)len >= room) {
-        char *to = buf_reserve(b, (size_t)len + 1);
+        char *to = reserve(b, (size_t)len + 1);
         if (to == NULL)
             return;
         va_start(args, format);

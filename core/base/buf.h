@@ -51,11 +51,6 @@ void buf_append_str(struct buf *b, const char *text);
 void buf_append_u64(struct buf *b, uint64_t value);
 void buf_printf(struct buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Makes room for at least `len` bytes behind the end and returns where they go, or NULL on
- * overflow. `buf_commit` then adds what was written there. */
-char *buf_reserve(struct buf *b, size_t len);
-void buf_commit(struct buf *b, size_t len);
-
 /* Drops `len` bytes from the front; `len` is at most `buf_len`. */
 void buf_consume(struct buf *b, size_t len);
 

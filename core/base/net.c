@@ -11,13 +11,6 @@
 
 enum { BIND_NAP_MS = 20, BIND_WAIT_MS = 2000 };
 
-const char *net_status_name(enum net_status status)
-{
-    static const char *const names[] = {"ok",      "again",       "closed",  "reset",
-                                        "refused", "unreachable", "timeout", "no resources"};
-    return names[status];
-}
-
 static enum net_status status_of(int error)
 {
     switch (error) {
@@ -245,12 +238,4 @@ bool net_has_room(int fd)
 void net_close(int fd)
 {
     (void)close(fd);
-}
-
-bool net_local_address(int fd, struct address *out)
-{
-    struct sockaddr_storage ss;
-    socklen_t len = sizeof ss;
-    return getsockname(fd, (struct sockaddr *)&ss, &len) == 0 &&
-           address_from_sockaddr((struct sockaddr *)&ss, out);
 }

@@ -20,9 +20,6 @@ enum net_status {
     NET_NO_RESOURCES, /* descriptors, ports or memory ran out on our side */
 };
 
-/* "refused" and the like, for logs. Static storage. */
-const char *net_status_name(enum net_status status);
-
 /* Binds a listener that takes nobody yet; returns the descriptor, or -1 with `error`. Waits two seconds
  * for whoever has the address to leave. IPv6 sockets take IPv6 only, except the wildcard. */
 int net_bind(const struct address *a, struct error *error);
@@ -62,8 +59,5 @@ void net_shutdown_write(int fd);
 
 /* Closes a descriptor; an error cannot be helped. */
 void net_close(int fd);
-
-/* Our own end of a connection. */
-bool net_local_address(int fd, struct address *out);
 
 #endif

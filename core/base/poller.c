@@ -132,10 +132,3 @@ void poller_dispatch(struct poller *p, int count)
         s->watch->on_ready(s->watch, events);
     }
 }
-
-int poller_wait(struct poller *p, int timeout_ms)
-{
-    int count = poller_fetch(p, timeout_ms);
-    poller_dispatch(p, count);
-    return count;
-}

@@ -45,12 +45,11 @@ void poller_remove(struct poller *p, struct watch *w);
  * it by itself then. */
 void poller_forget(struct poller *p, struct watch *w);
 
-/* Waits up to `timeout_ms` (-1: for ever), then calls on_ready for at most 256 events. Returns how
- * many. */
-int poller_wait(struct poller *p, int timeout_ms);
-
-/* The two halves of poller_wait, for a loop with something to do between waking and serving. */
+/* Waits up to `timeout_ms` (-1: for ever) for events, at most 256 of them; returns how many. Nothing is
+ * called yet: the loop has something to do between waking and serving. */
 int poller_fetch(struct poller *p, int timeout_ms);
+
+/* Calls on_ready for the `count` events just fetched. */
 void poller_dispatch(struct poller *p, int count);
 
 #endif

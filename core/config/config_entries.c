@@ -1,3 +1,4 @@
+#include "core/base/net_unix.h"
 #include "core/config/config_priv.h"
 
 #include <stdio.h>
@@ -90,7 +91,7 @@ static const struct entry_kind *kind_of(enum config_type type)
 #define AT(m) offsetof(struct config_http_listener, m)
     static const struct config_key http_listener[] = {
         {"http.listen.address", CONFIG_ENDPOINT, AT(address), NOT, NULL, 0, 0, false},
-        {"http.listen.socket", CONFIG_PATH, AT(socket), NOT, NULL, 0, 107, false},
+        {"http.listen.socket", CONFIG_PATH, AT(socket), NOT, NULL, 0, NET_UNIX_PATH_MAX, false},
         {"http.listen.tls", CONFIG_BOOL, AT(tls), NOT, "false", 0, 0, false},
     };
 #undef AT

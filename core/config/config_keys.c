@@ -1,3 +1,4 @@
+#include "core/base/net_unix.h"
 #include "core/config/config_priv.h"
 
 #define DAY   UINT64_C(86400000)
@@ -116,8 +117,8 @@ static const struct config_key keys[] = {
      false},
     {"events.store_max", CONFIG_SIZE, AT(events.store_max), NOT, "256MB", 1000000, TERA, false},
 
-    {"control.socket", CONFIG_PATH, AT(control.socket), NOT, "/run/onward/control.sock", 0, 107,
-     false},
+    {"control.socket", CONFIG_PATH, AT(control.socket), NOT, "/run/onward/control.sock", 0,
+     NET_UNIX_PATH_MAX, false},
 
     {"http.listen", CONFIG_HTTP_LISTENERS, AT(http.listeners), AT(http.listener_count),
      "[{address: \"127.0.0.1:2580\"}, {address: \"[::1]:2580\"}]", 0, 16, false},

@@ -5,11 +5,11 @@
  *
  * Time: everything here is on the monotonic clock, so that a wall clock that is set, forward or
  * back, moves no retry and no age limit. The wall clock is only what stored moments are written and
- * read in: from the store at start, where a retry is at most retry_max away whatever is written
+ * read in: from the store at start, where a retry is at most retry.max away whatever is written
  * (the clock may have been wrong when it was, or be wrong now), what came from the future is new,
  * and what is past its age limit is tried for another SCHEDULE_LAST_CHANCE_MS before it is returned.
  *
- * Retry times (DESIGN.md 2): first, then doubling up to a maximum, with jitter; the age limit holds
+ * Retry times: first, then doubling up to a maximum, with jitter; the age limit holds
  * wherever a delivery is. A waiting one that reaches it is pushed as DELIVERY_EXPIRED; one that
  * sits in a destination's queue is withdrawn from there first (destination.h); one that a session
  * carries is left to its session and looked at again a minute later.

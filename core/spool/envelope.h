@@ -1,6 +1,6 @@
 /* An envelope: who a message is from and for (RFC 5321 2.3.1), with what the delivery needs to know
  * about its content. It is written once, when the message is submitted, and never changes; how far
- * each recipient has got is kept elsewhere (spool.h). Its encoded form is a spool record: decoding
+ * each recipient has got is kept elsewhere (store.h). Its encoded form is a spool record: decoding
  * treats it as hostile. */
 #ifndef ONWARD_CORE_SPOOL_ENVELOPE_H
 #define ONWARD_CORE_SPOOL_ENVELOPE_H

@@ -1,6 +1,5 @@
 #include "core/spool/receipts.h"
 
-#include "core/base/assert.h"
 #include "core/base/bytes.h"
 #include "core/spool/store_priv.h"
 

@@ -30,7 +30,7 @@ enum store_status {
     STORE_OK,
     STORE_NO_ROOM, /* the disk, the floor of free space, the map or memory: nothing of the batch is
                       stored */
-    STORE_FAILED,  /* an I/O error: final (DESIGN.md 3). Stop accepting, say so, exit */
+    STORE_FAILED,  /* an I/O error: final, for what it kept back may be gone. Stop, say so, exit */
 };
 
 enum store_progress {

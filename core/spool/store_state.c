@@ -1,6 +1,5 @@
 #include "core/spool/store_priv.h"
 
-#include "core/base/assert.h"
 #include "core/base/bytes.h"
 
 /* The record: version 1, numbers, the exchange to try first (if any), the last reply, the last

@@ -20,7 +20,7 @@ enum {
     MIME_PARTS_MAX = 1000,
     MIME_DEPTH_MAX = 16,
     MIME_FIELDS_MAX = 1000,
-    MIME_BOUNDARY_SIZE = 48, /* with its NUL */
+    MIME_BOUNDARY_WORD_MAX = 32,
 };
 
 /* A file to go along. */
@@ -58,7 +58,7 @@ struct mime_source {
 struct mime_message;
 
 /* Compiles. All lies in the arena and points into the source, which lives as long. `boundary` is a
- * word that no content can know (random; at most MIME_BOUNDARY_SIZE - 16 characters of a to z and
+ * word that no content can know (random; at most MIME_BOUNDARY_WORD_MAX characters of a to z and
  * digits). `is_static`: no templates. NULL with `error`: what is wrong and what to do. */
 const struct mime_message *mime_from_parts(struct arena *a, const struct mime_source *source,
                                            const char *boundary, bool is_static,

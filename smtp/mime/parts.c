@@ -1,7 +1,6 @@
+#include "core/base/assert.h"
 #include "smtp/mime/encode.h"
 #include "smtp/mime/message_priv.h"
-
-#include "core/base/utf8.h"
 
 #include <stdio.h>
 
@@ -323,6 +322,7 @@ const struct mime_message *mime_from_parts(struct arena *a, const struct mime_so
                                            const char *boundary, bool is_static,
                                            struct error *error)
 {
+    ASSERT(strlen(boundary) <= MIME_BOUNDARY_WORD_MAX);
     struct mime_message *m = arena_alloc(a, sizeof *m);
     if (m == NULL) {
         error_set(error, "out of memory");

@@ -1,6 +1,5 @@
 #include "smtp/mime/template.h"
 
-#include "core/base/utf8.h"
 #include "smtp/address.h"
 
 /* ---- compiling ---- */

@@ -22,7 +22,7 @@ static const struct smtp_server_options options = {.hostname = "relay.example",
                                                    .normalize_domain = domain_normalize};
 
 /* What the driver does; drawn from the input. */
-enum whims { WHIM_CLOSED = 1, WHIM_REFUSE = 2, WHIM_FAIL = 4 };
+enum whims { WHIM_CLOSED = 1, WHIM_FAIL = 4 };
 
 /* A connection, and the transcript of all that came of it. The memory of its buffers serves for the next. */
 struct play {
@@ -130,8 +130,6 @@ static void begin_message(struct play *p)
     ASSERT(!p->begun);
     p->begun = true;
     smtp_server_set_trace(p->server, SLICE_LIT("Date: now\r\n"), SLICE_LIT("Message-ID: <i>\r\n"));
-    if ((p->whims & WHIM_REFUSE) != 0)
-        smtp_server_refuse(p->server, 451, "4.3.0", "Not now");
 }
 
 /* What the driver does at an event; false: all input is used. */

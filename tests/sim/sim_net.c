@@ -461,12 +461,6 @@ enum net_status net_accept(int listener, int *fd_out, struct address *peer_out)
     return NET_AGAIN;
 }
 
-bool net_local_address(int fd, struct address *out)
-{
-    (void)fd, (void)out;
-    return false;
-}
-
 /* ---- a new world ---- */
 
 static void discard_event(const struct event *e)

@@ -1,7 +1,7 @@
 /* The simulated world's time and network. They stand in for core/base/clock.c, net.c and poller.c
  * at link time, so the relay's own code runs unchanged on them, in one thread.
  *
- * Time stands still until sim_step moves it to the next event and runs that one. Everything that
+ * Time stands still until sim_advance moves it to the next event and runs that one. Everything that
  * takes time is an event: a handshake, bytes on their way, a commit, a DNS answer. Events of the
  * same instant run in the order they were made. A connection delivers in order, cut at random. */
 #ifndef ONWARD_TESTS_SIM_NET_H

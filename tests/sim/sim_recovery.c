@@ -1,4 +1,3 @@
-#include "core/base/clock.h"
 #include "tests/sim/sim_runs.h"
 
 enum {

@@ -1,5 +1,5 @@
 /* From what an exchange said, at which command, to what becomes of the recipient: the fault table
- * (DESIGN.md 2), with the notices it causes. The replies go through the real protocol machine and a
+ * of workers/README.md, with the notices it causes. The replies go through the real protocol machine and a
  * real flight; the committer is this file. */
 #include "workers/outbound/outcome.h"
 

@@ -2,7 +2,6 @@
  * taken is bulk. */
 #include "core/queue/destination.h"
 #include "core/queue/schedule.h"
-#include "tests/unit/spool_fixture.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

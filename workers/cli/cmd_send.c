@@ -1,7 +1,6 @@
 #include "workers/cli/cli.h"
 #include "workers/cli/mail_text.h"
 
-#include "core/base/net.h"
 #include "smtp/reply.h"
 #include "smtp/stuff.h"
 

@@ -1,7 +1,5 @@
 #include "workers/cli/cli.h"
 
-#include "core/config/units.h"
-
 #include <jemalloc/jemalloc.h>
 #include <lmdb.h>
 #include <locale.h>

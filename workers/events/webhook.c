@@ -1,7 +1,5 @@
 #include "workers/events/webhook.h"
 
-#include "core/base/utf8.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>

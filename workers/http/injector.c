@@ -1,7 +1,6 @@
 #include "workers/events/events.h"
 #include "workers/http/injector.h"
 
-#include "core/base/assert.h"
 #include "core/base/clock.h"
 #include "core/base/random.h"
 #include "core/base/thread.h"
@@ -308,7 +307,6 @@ static const char *content_error(enum smtp_content_error error)
     case SMTP_CONTENT_OK:
     case SMTP_CONTENT_BARE_CR:
     case SMTP_CONTENT_BARE_LF:
-    case SMTP_CONTENT_DROPPED:
         break;
     }
     return "the message cannot be read";
@@ -596,7 +594,7 @@ static void read_request(struct injection *i)
     struct injector *j = i->injector;
     struct http_request *r = i->request;
     struct error error = {{0}};
-    char boundary[32];
+    char boundary[MIME_BOUNDARY_WORD_MAX + 1];
     (void)snprintf(boundary, sizeof boundary, "%016llx",
                    (unsigned long long)random_u64(&j->random));
     struct slice body = slice_of(r->body, r->body_len);

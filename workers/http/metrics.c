@@ -1,8 +1,6 @@
 #include "workers/http/injector.h"
 #include "workers/intake.h"
 
-#include "core/base/clock.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>

@@ -1,7 +1,5 @@
 #include "workers/http/http_priv.h"
 
-#include "core/base/assert.h"
-
 #include <stdlib.h>
 
 /* A request of the control's, on its way there and back. */

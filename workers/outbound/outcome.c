@@ -6,7 +6,6 @@
 #include "workers/chronicle.h"
 #include "workers/events/events.h"
 #include "workers/outbound/observer.h"
-#include "workers/outbound/outbound.h"
 
 #include <stdio.h>
 #include <stdlib.h>
