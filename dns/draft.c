@@ -167,15 +167,6 @@ void draft_take_mx(struct draft *d, enum dns_answer answer, struct packet *p, bo
 
 /* ---- addresses ---- */
 
-/* 0.0.0.0 and :: are used to mean "no mail here"; connecting to them reaches ourselves. */
-static bool is_unspecified(const struct address *a)
-{
-    for (size_t i = address_is_v4(a) ? 12 : 0; i < sizeof a->ip; i++)
-        if (a->ip[i] != 0)
-            return false;
-    return true;
-}
-
 static bool take_address_records(struct draft_exchange *e, struct packet *p)
 {
     bool v4 = p->type == PACKET_A;
@@ -183,7 +174,8 @@ static bool take_address_records(struct draft_exchange *e, struct packet *p)
     uint8_t count = 0;
     struct address a;
     while (count < ROUTE_ADDRESSES_MAX && packet_next_address(p, &a))
-        if (!is_unspecified(&a))
+        /* 0.0.0.0 and :: are used to mean "no mail here"; connecting to them reaches ourselves. */
+        if (!address_is_unspecified(&a))
             list[count++] = a;
     if (v4)
         e->v4_count = count;
@@ -244,11 +236,18 @@ bool draft_is_usable(const struct draft *d)
 
 /* ---- our own host ---- */
 
+static bool is_loopback(const struct address *a)
+{
+    static const uint8_t v6[16] = {[15] = 1};
+    return address_is_v4(a) ? a->ip[12] == 127 : memcmp(a->ip, v6, sizeof v6) == 0;
+}
+
 static bool is_own_address(const struct draft_rules *rules, const struct address *a)
 {
     for (unsigned i = 0; i < rules->own_address_count; i++) {
         const struct address *own = &rules->own_addresses[i];
-        if (address_same_ip(own, a) && (own->port == 0 || own->port == rules->delivery_port))
+        bool same = address_same_ip(own, a) || (address_is_unspecified(own) && is_loopback(a));
+        if (same && (own->port == 0 || own->port == rules->delivery_port))
             return true;
     }
     return false;

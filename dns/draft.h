@@ -31,7 +31,8 @@ enum {
 struct draft_rules {
     const char (*own_names)[DOMAIN_SIZE]; /* normal form */
     unsigned own_name_count;
-    const struct address *own_addresses; /* port 0 = any port */
+    const struct address
+        *own_addresses; /* port 0 = any port; 0.0.0.0 or :: = the loopback's, all */
     unsigned own_address_count;
     uint16_t delivery_port;
     bool use_ipv4, use_ipv6;

@@ -29,11 +29,12 @@ struct resolver_zone {
 struct resolver_options {
     const char *const *forwarders; /* "192.0.2.53" or "192.0.2.53@5353"; NULL-terminated; empty =
                                       full recursion from the root */
-    const struct resolver_zone *stubs;   /* ends with name NULL */
-    const char *const *unbound_options;  /* "option: value", NULL-terminated; applied last */
-    bool dnssec;                         /* validate with /usr/share/dns/root.key where it exists */
-    const char *const *own_names;        /* NULL-terminated; exchanges that are this relay */
-    const struct address *own_addresses; /* port 0 = any port */
+    const struct resolver_zone *stubs;  /* ends with name NULL */
+    const char *const *unbound_options; /* "option: value", NULL-terminated; applied last */
+    bool dnssec;                        /* validate with /usr/share/dns/root.key where it exists */
+    const char *const *own_names;       /* NULL-terminated; exchanges that are this relay */
+    const struct address
+        *own_addresses; /* port 0 = any port; 0.0.0.0 or :: = the loopback's, all */
     unsigned own_address_count;
     uint16_t delivery_port;
     bool use_ipv4, use_ipv6;

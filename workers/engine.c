@@ -22,6 +22,7 @@ enum {
     DEAF_MS = 100,     /* for handshakes under way to end, and to accept them */
     HANG_UP_MS = 1000, /* for the workers to do as they are told */
     LEAVING_MS = 5000, /* for another process to go, once its drain must be over */
+    INTERFACE_ADDRESSES_MAX = 1024,
 };
 
 /* ---- called by the committer ---- */
@@ -193,17 +194,25 @@ static bool start_committer(struct engine *e, struct error *error)
     return e->parts.committer != NULL;
 }
 
-/* Our own addresses: those we listen on at the delivery port, and the configured ones. */
+/* Our own addresses: the configured ones, and those we listen on at the delivery port; where that is all
+ * addresses, those of the interfaces too. */
 static struct address *own_addresses(const struct config *c, unsigned *count_out)
 {
-    unsigned max = c->own_address_count + c->submission.listener_count;
-    struct address *own = calloc(max + 1, sizeof *own);
+    unsigned max = c->own_address_count + c->submission.listener_count + INTERFACE_ADDRESSES_MAX;
+    struct address *own = calloc(max, sizeof *own);
     unsigned count = 0;
+    bool on_all = false;
     for (unsigned i = 0; own != NULL && i < c->own_address_count; i++)
         own[count++] = c->own_addresses[i];
-    for (unsigned i = 0; own != NULL && i < c->submission.listener_count; i++)
-        if (c->submission.listeners[i].address.port == c->delivery.port)
-            own[count++] = c->submission.listeners[i].address;
+    for (unsigned i = 0; own != NULL && i < c->submission.listener_count; i++) {
+        const struct address *a = &c->submission.listeners[i].address;
+        if (a->port != c->delivery.port)
+            continue;
+        own[count++] = *a;
+        on_all = on_all || address_is_unspecified(a);
+    }
+    if (on_all)
+        count += net_interface_addresses(own + count, max - count);
     *count_out = count;
     return own;
 }

@@ -59,6 +59,14 @@ socklen_t address_to_sockaddr(const struct address *a, struct sockaddr_storage *
     return sizeof in6;
 }
 
+bool address_is_unspecified(const struct address *a)
+{
+    for (size_t i = address_is_v4(a) ? sizeof v4_prefix : 0; i < sizeof a->ip; i++)
+        if (a->ip[i] != 0)
+            return false;
+    return true;
+}
+
 bool address_same_ip(const struct address *a, const struct address *b)
 {
     return memcmp(a->ip, b->ip, sizeof a->ip) == 0;

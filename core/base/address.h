@@ -31,6 +31,9 @@ socklen_t address_to_sockaddr(const struct address *a, struct sockaddr_storage *
 /* Is it an IPv4 address (in its mapped form)? */
 bool address_is_v4(const struct address *a);
 
+/* Is it 0.0.0.0 or ::? */
+bool address_is_unspecified(const struct address *a);
+
 /* Same IP; the port is not compared. */
 bool address_same_ip(const struct address *a, const struct address *b);
 

@@ -3,6 +3,7 @@
 #include "core/base/map_guard.h"
 
 #include <errno.h>
+#include <ifaddrs.h>
 #include <linux/filter.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -238,4 +239,17 @@ bool net_has_room(int fd)
 void net_close(int fd)
 {
     (void)close(fd);
+}
+
+unsigned net_interface_addresses(struct address *out, unsigned max)
+{
+    struct ifaddrs *all;
+    unsigned count = 0;
+    if (getifaddrs(&all) != 0)
+        return 0;
+    for (const struct ifaddrs *i = all; i != NULL && count < max; i = i->ifa_next)
+        if (i->ifa_addr != NULL && address_from_sockaddr(i->ifa_addr, &out[count]))
+            out[count++].port = 0;
+    freeifaddrs(all);
+    return count;
 }

@@ -60,4 +60,7 @@ void net_shutdown_write(int fd);
 /* Closes a descriptor; an error cannot be helped. */
 void net_close(int fd);
 
+/* The addresses of this machine's interfaces as they are now, at most `max`, port 0. Returns how many. */
+unsigned net_interface_addresses(struct address *out, unsigned max);
+
 #endif

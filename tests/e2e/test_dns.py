@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness import E2ETest, ORIGIN, PATIENT, World, main, merge, wait_until
+from harness import E2ETest, ORIGIN, PATIENT, Ports, World, main, merge, wait_until
 
 SENDER = f"sender@postbox.{ORIGIN}"
 
@@ -132,6 +132,16 @@ class Shapes(E2ETest):
         relay = world.start()
         relay.send("", [f"r@d.{ORIGIN}"], "m")
         self.assertEqual(relay.wait_logged("bounced")[0]["status"], "5.4.6")
+
+    def test_who_listens_on_all_addresses_is_each_of_them(self) -> None:
+        world = self.world()
+        port = Ports.take()
+        listen = world.relay.config["submission"]["listen"] + [{"address": f"*:{port}", "proxy_protocol": False}]
+        world.relay.write_config(submission={"listen": listen}, delivery={"port": port})
+        relay = world.start()
+        relay.send("", ["r@[127.0.0.1]", "r@[127.0.0.9]"], "m")
+        self.assertEqual([line["status"] for line in relay.wait_logged("bounced", 2)], ["5.4.6", "5.4.6"])
+        self.assertEqual(relay.logged("delivered"), [])  # to itself
 
     def test_many_exchanges_and_addresses_are_tried_in_order(self) -> None:
         world = self.world()

@@ -75,6 +75,19 @@ static void a_consumed_buffer_reuses_its_room(void **state)
     buf_fini(&b);
 }
 
+static void the_interfaces_addresses_are_known(void **state)
+{
+    (void)state;
+    struct address all[1024], loopback = address_from_v4((const uint8_t[4]){127, 0, 0, 1}, 0);
+    unsigned count = net_interface_addresses(all, 1024), found = 0;
+    for (unsigned i = 0; i < count; i++) {
+        assert_int_equal(all[i].port, 0);
+        found += address_same_ip(&all[i], &loopback);
+    }
+    assert_int_equal(found, 1);
+    assert_int_equal(net_interface_addresses(all, 0), 0);
+}
+
 static void each_byte_of_an_ipv4_address_is_written_as_libc_writes_it(void **state)
 {
     (void)state;
@@ -425,6 +438,7 @@ int main(void)
         cmocka_unit_test(a_slice_with_a_nul_is_no_c_string),
         cmocka_unit_test(a_buffer_keeps_to_its_bound),
         cmocka_unit_test(a_consumed_buffer_reuses_its_room),
+        cmocka_unit_test(the_interfaces_addresses_are_known),
         cmocka_unit_test(each_byte_of_an_ipv4_address_is_written_as_libc_writes_it),
         cmocka_unit_test(what_is_printed_is_whole_wherever_the_room_ends),
         cmocka_unit_test(addresses_read_back_as_written),

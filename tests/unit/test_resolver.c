@@ -76,6 +76,10 @@ static const char zone_text[] = "$ORIGIN sampleorg.test.\n"
                                 "ownaddress MX 10 server1\n"
                                 "ownaddress MX 20 alsome\n"
                                 "ownaddress MX 30 server2\n"
+                                "loop A 127.0.0.9\n"
+                                "loop AAAA ::1\n"
+                                "ownloop MX 10 server1\n"
+                                "ownloop MX 20 loop\n"
                                 "ownport MX 10 otherport\n"
                                 "ownfirst MX 10 me\n"
                                 "ownfirst MX 20 server1\n"
@@ -132,7 +136,7 @@ struct fixture {
     char server_text[32], silent_text[32];
     const char *server_list[2], *silent_list[2];
     struct resolver_zone stubs[6];
-    struct address own_addresses[2];
+    struct address own_addresses[3];
     struct resolver_options options;
     struct mailbox mailbox;
     struct resolver *resolver;
@@ -262,12 +266,13 @@ static void fill_options(struct fixture *f, uint16_t silent_port)
     assert_true(address_parse_ip(SLICE_LIT("192.0.2.99"), &f->own_addresses[0]));
     assert_true(address_parse_ip(SLICE_LIT("192.0.2.98"), &f->own_addresses[1]));
     f->own_addresses[1].port = 2525; /* another service than that of the delivery port */
+    f->own_addresses[2] = (struct address){.port = PORT}; /* "*", all addresses */
     f->options = (struct resolver_options){.stubs = f->stubs,
                                            .unbound_options = unbound_options,
                                            .dnssec = true,
                                            .own_names = own_names,
                                            .own_addresses = f->own_addresses,
-                                           .own_address_count = 2,
+                                           .own_address_count = 3,
                                            .delivery_port = PORT,
                                            .use_ipv4 = true,
                                            .use_ipv6 = true,
@@ -492,6 +497,14 @@ static void own_host_is_cut_with_its_preference_and_worse(void **state)
     expect_failure(*state, "ownfirst.sampleorg.test", LOCAL_MAIL_LOOP);
     expect_failure(*state, "me.sampleorg.test", LOCAL_MAIL_LOOP);
     expect_failure(*state, "alsome.sampleorg.test", LOCAL_MAIL_LOOP);
+}
+
+/* Whoever listens on all addresses listens on these; others than these it must be told. */
+static void on_all_addresses_our_loopback_is_us(void **state)
+{
+    expect_route(*state, "ownloop.sampleorg.test", ROUTE_MX, "10 server1.sampleorg.test 192.0.2.1");
+    expect_failure(*state, "loop.sampleorg.test", LOCAL_MAIL_LOOP);
+    expect_failure(*state, "localhost", LOCAL_MAIL_LOOP);
 }
 
 static void own_address_of_another_port_is_not_us(void **state)
@@ -776,6 +789,7 @@ int main(void)
         cmocka_unit_test(validated_routes_are_marked_secure),
         cmocka_unit_test(international_names_are_found),
         cmocka_unit_test(own_host_is_cut_with_its_preference_and_worse),
+        cmocka_unit_test(on_all_addresses_our_loopback_is_us),
         cmocka_unit_test(own_address_of_another_port_is_not_us),
         cmocka_unit_test(address_literals_need_no_dns),
         cmocka_unit_test(lifetimes_follow_the_ttls_within_bounds),
