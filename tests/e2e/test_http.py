@@ -171,6 +171,7 @@ class Asking(HttpTest):
                 ("POST", "/api/control/queue.hold", b"[]", 400, "JSON object"),
                 ("POST", "/api/control/queue.hold", {}, 400, "exactly one"),
                 ("POST", "/api/inject/v1", b"{", 400, "line 1"),
+                ("POST", "/api/inject/v1", b"", 400, "the body is empty"),
                 ("POST", "/api/inject/v1", {"recipients": []}, 400, "envelope_sender"),
                 ("POST", "/api/inject/v1", {"envelope_sender": SENDER, "recipients": [], "content": "x"}, 400,
                  "recipients"),
@@ -189,6 +190,8 @@ class Asking(HttpTest):
                              (b"no gzip", 400)):
             self.assertEqual(self.ask("POST", "/api/inject/v1", data, {"Content-Encoding": "gzip"})[0], wanted)
         self.assertEqual(self.ask("POST", "/api/inject/v1", b"x", {"Content-Encoding": "br"})[0], 415)
+        long = self.inject([{"email": "x" + "é" * 400}], "Subject: x\n\nx\n")  # cut for the list of errors, between characters
+        self.assertRegex(long["errors"][0], "^xé{149}: not a mail address")
 
     def test_a_compressed_body_of_any_length_is_read(self) -> None:
         """65,536 bytes are what is inflated at a time: the end of the stream comes with the last of them."""
@@ -295,8 +298,19 @@ class Asking(HttpTest):
                           "refused")
         self.assertNotEqual(process.wait(), 0)
         self.assertIn("chmod 640", process.stderr())
+        world.relay.write_config(http={"token_file": str(self.folder_for_nobody_else(world))})
+        process = Process([BINARY, "serve", "-c", world.relay.config_path], world.folder, "no-file")
+        self.assertNotEqual(process.wait(), 0)
+        self.assertIn("cannot read http.token_file", process.stderr())
+        world.relay.write_config(http={"token_file": str(world.folder / "tokens")})
         os.chmod(world.folder / "tokens", 0o600)
         self.start(world)
+
+    def folder_for_nobody_else(self, world: World) -> pathlib.Path:
+        """It can be opened, but not read as a file."""
+        folder = world.folder / "tokens.d"
+        folder.mkdir(mode=0o700)
+        return folder
 
 
 # ---- content, read back ----

@@ -114,8 +114,8 @@ class Starting(E2ETest):
         self.assertEqual(stat.S_IMODE(os.stat(relay.config["control"]["socket"]).st_mode), 0o600)
 
     def test_version_and_help(self) -> None:
-        for word in ("--version", "help"):
-            done = onward(word)
+        for words in (("--version",), ("help",), ("help", "trace"), ("trace", "--help"), ("check-config", "--help")):
+            done = onward(*words)
             self.assertEqual(done.returncode, 0)
             self.assertIn("onward", done.stdout.lower())
 

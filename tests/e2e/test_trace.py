@@ -85,6 +85,14 @@ class Trace(E2ETest):
         self.trace("a@nowhere." + down, status=68)
         self.trace("not an address", status=64)
 
+    def test_it_ends_where_the_only_exchange_hangs(self) -> None:
+        domain, _ = self.world_.domain("hanging", "silent@GREETING")
+        self.world_.start()
+        for arguments, words in ((("--probe", domain), "no exchange was ready for mail"), ((f"a@{domain}",), "no verdict")):
+            shown = self.trace("--wait", "2s", *arguments, status=75)
+            self.assertIn(f"{words} within 2s", events(shown, "stopped")[0]["text"])
+        self.trace("--wait", "soon", domain, status=64)
+
     def test_a_message_of_the_users_is_sent_as_it_is(self) -> None:
         domain, _ = self.world_.domain("sampleorg", "good")
         self.world_.start()

@@ -75,7 +75,7 @@ static void print_count(const struct listing *l)
             "and --older fewer; `onward top` counts them.\n",
             (long long)l->limit);
     else
-        (void)printf("%lld recipients.\n", (long long)l->count);
+        (void)printf("%lld recipient%s.\n", (long long)l->count, l->count == 1 ? "" : "s");
 }
 
 /* A screenful for people, where nobody asked for another; a program gets all. */

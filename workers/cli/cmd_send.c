@@ -13,7 +13,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
-enum { RECIPIENTS_MAX = 10000, WAIT_S = 300, MESSAGE_BYTES_MAX = 1 << 30 };
+enum { WAIT_S = 300, MESSAGE_BYTES_MAX = 1 << 30 };
 
 /* What the command line asked for. */
 struct request {

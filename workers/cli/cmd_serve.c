@@ -21,6 +21,8 @@ int cmd_check_config(int argc, char **argv)
     struct error error = {{0}};
     if (!cli_take_options(&argc, argv, &options))
         return EX_USAGE;
+    if (argc > 2 || (argc == 2 && argv[1][0] == '-'))
+        return cli_fail(EX_USAGE, "usage: onward check-config [FILE]");
     const char *path = argc > 1 ? argv[1] : options.config_path;
     struct config *config = config_load(path, &error);
     if (config == NULL)

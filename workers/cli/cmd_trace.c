@@ -8,6 +8,7 @@
 
 #include "core/base/clock.h"
 #include "core/base/utf8.h"
+#include "core/config/units.h"
 #include "core/domain.h"
 #include "smtp/address.h"
 #include "workers/engine.h"
@@ -15,6 +16,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -24,7 +26,12 @@
 #include <sysexits.h>
 #include <unistd.h>
 
-enum { LEAVE_LIMIT_MS = 5000, LEAVE_POLL_MS = 10, STORE_MAP_BYTES = 64 << 20 };
+enum {
+    LEAVE_LIMIT_MS = 5000,
+    LEAVE_POLL_MS = 10,
+    STORE_MAP_BYTES = 64 << 20,
+    WAIT_MS = 5 * 60000, /* a greeting may take as long (RFC 5321 4.5.3.2.1) */
+};
 
 struct trace {
     struct cli_options options;
@@ -32,6 +39,7 @@ struct trace {
     const char *sender;
     const char *message_path; /* NULL: a short message of ours */
     bool probe;
+    uint64_t wait_ms; /* for a verdict */
 
     struct config *config;
     char spool[64];
@@ -53,14 +61,18 @@ struct trace {
 
 static int parse(struct trace *t, int argc, char **argv)
 {
-    static const char usage[] =
-        "usage: onward trace [--probe] [--from SENDER] [--message FILE] [--json] ADDRESS";
+    static const char usage[] = "usage: onward trace [--probe] [--wait 5m] [--from SENDER] "
+                                "[--message FILE] [--json] ADDRESS";
+    t->wait_ms = WAIT_MS;
     if (!cli_take_options(&argc, argv, &t->options))
         return EX_USAGE;
     for (int i = 1; i < argc; i++) {
         bool value = i + 1 < argc;
         if (strcmp(argv[i], "--probe") == 0)
             t->probe = true;
+        else if (strcmp(argv[i], "--wait") == 0 && value &&
+                 units_parse_duration(slice_str(argv[i + 1]), &t->wait_ms) && t->wait_ms > 0)
+            i++;
         else if (strcmp(argv[i], "--from") == 0 && value)
             t->sender = argv[++i];
         else if (strcmp(argv[i], "--message") == 0 && value)
@@ -188,13 +200,20 @@ static void on_route(struct mail *mail, void *owner)
     ((struct trace *)owner)->answered = true;
 }
 
-/* Waits until `fd` is readable. False: the user wants to stop. */
-static bool wait_for(struct trace *t, int fd)
+enum waited { WAITED_READY, WAITED_STOPPED, WAITED_TIMED_OUT };
+
+/* Waits until `fd` is readable, the user wants to stop, or until then (UINT64_MAX: for ever). */
+static enum waited wait_for(struct trace *t, int fd, uint64_t until_ms)
 {
     struct pollfd fds[2] = {{.fd = fd, .events = POLLIN}, {.fd = t->signal_fd, .events = POLLIN}};
-    while (poll(fds, 2, -1) < 0 || (fds[0].revents == 0 && fds[1].revents == 0))
-        continue;
-    return fds[1].revents == 0;
+    for (;;) {
+        uint64_t now = clock_mono_ms();
+        uint64_t left = until_ms > now ? until_ms - now : 0;
+        if (poll(fds, 2, until_ms == UINT64_MAX ? -1 : left < INT_MAX ? (int)left : INT_MAX) > 0)
+            return fds[1].revents == 0 ? WAITED_READY : WAITED_STOPPED;
+        if (left == 0)
+            return WAITED_TIMED_OUT;
+    }
 }
 
 static int look_up(struct trace *t)
@@ -208,7 +227,8 @@ static int look_up(struct trace *t)
     struct resolver_query *query = &t->query;
     resolver_ask(t->engine.parts.resolver, &query);
     while (!t->answered) {
-        if (mailbox_prepare_sleep(&t->mailbox) && !wait_for(t, t->mailbox.event_fd))
+        if (mailbox_prepare_sleep(&t->mailbox) &&
+            wait_for(t, t->mailbox.event_fd, UINT64_MAX) != WAITED_READY)
             return EX_TEMPFAIL;
         mailbox_awake(&t->mailbox);
         (void)mailbox_deliver(&t->mailbox);
@@ -297,6 +317,27 @@ static void leave(struct trace *t)
         (void)poll(NULL, 0, LEAVE_POLL_MS);
 }
 
+/* Its exit status; -1: none within the time it was given. */
+static int wait_for_verdict(struct trace *t)
+{
+    char waited[UNITS_TEXT_SIZE];
+    switch (wait_for(t, t->shared.done_fd, clock_mono_ms() + t->wait_ms)) {
+    case WAITED_READY:
+        break;
+    case WAITED_STOPPED:
+        trace_print_note(&t->print, "stopped", "stopped");
+        break;
+    case WAITED_TIMED_OUT:
+        units_format_duration(t->wait_ms, waited);
+        trace_print_note(&t->print, "stopped",
+                         "no %s within %s, so it ends here; a relay keeps trying. --wait gives it "
+                         "longer",
+                         t->probe ? "exchange was ready for mail" : "verdict", waited);
+        break;
+    }
+    return atomic_load(&t->shared.status);
+}
+
 static int deliver(struct trace *t)
 {
     struct buf content, encoded;
@@ -313,10 +354,8 @@ static int deliver(struct trace *t)
         status = cli_fail(EX_NOINPUT, "%s cannot be read, or is larger than 64 KB",
                           t->message_path != NULL ? t->message_path : "the message");
     }
-    if (status == 0 && !wait_for(t, t->shared.done_fd))
-        trace_print_note(&t->print, "stopped", "stopped");
     if (status == 0)
-        status = atomic_load(&t->shared.status);
+        status = wait_for_verdict(t);
     leave(t);
     engine_stop(&t->engine);
     (void)mailbox_deliver(&t->mailbox);

@@ -35,7 +35,7 @@ static const struct command *commands(size_t *count_out)
          "what is known of each mail exchange"},
         {"route", cmd_route, "route [--fresh] DOMAIN",
          "a domain's exchanges, in the order they would be tried, and why"},
-        {"trace", cmd_trace, "trace [--probe] [--from SENDER] [--message FILE] ADDRESS",
+        {"trace", cmd_trace, "trace [--probe] [--wait 5m] [--from SENDER] [--message FILE] ADDRESS",
          "deliver one message, or go as far as the greeting, and show every step"},
         {"status", cmd_status, "status", "the running relay's figures"},
         {"top", cmd_top, "top", "the relay as it runs: throughput, queue, exchanges, failures"},
@@ -97,6 +97,11 @@ static void print_version(void)
     (void)printf("  libyaml     %s\n", yaml_get_version_string());
 }
 
+static bool is(const char *a, const char *b)
+{
+    return strcmp(a, b) == 0;
+}
+
 static int print_help(void)
 {
     size_t count;
@@ -104,15 +109,27 @@ static int print_help(void)
     (void)printf(
         "Onward, an outbound SMTP relay.\n\nusage: onward COMMAND [-c FILE] [--json] ...\n\n");
     for (size_t i = 0; i < count; i++)
-        (void)printf("  %-58s %s\n", table[i].usage, table[i].help);
+        (void)printf("  %s\n        %s\n", table[i].usage, table[i].help);
     (void)printf("\n-c FILE is the configuration (default %s). `man onward` tells more.\n",
                  CLI_CONFIG_DEFAULT);
     return 0;
 }
 
-static bool is(const char *a, const char *b)
+/* What a command does, for `onward COMMAND --help` and `onward help COMMAND`. */
+static int print_usage(const struct command *c)
 {
-    return strcmp(a, b) == 0;
+    (void)printf("usage: onward %s\n       %s. `man onward` tells more.\n", c->usage, c->help);
+    return 0;
+}
+
+static const struct command *find_command(const char *name)
+{
+    size_t count;
+    const struct command *table = commands(&count);
+    for (size_t i = 0; i < count; i++)
+        if (is(name, table[i].name))
+            return &table[i];
+    return NULL;
 }
 
 int main(int argc, char **argv)
@@ -121,16 +138,19 @@ int main(int argc, char **argv)
     const char *slash = strrchr(argv[0], '/');
     if (is(slash != NULL ? slash + 1 : argv[0], "sendmail"))
         return cmd_send(argc, argv);
+    const struct command *command = argc > 1 ? find_command(argv[argc - 1]) : NULL;
+    if (argc == 3 && is(argv[1], "help") && command != NULL)
+        return print_usage(command);
     if (argc < 2 || is(argv[1], "help") || is(argv[1], "--help") || is(argv[1], "-h"))
         return argc < 2 ? (print_help(), EX_USAGE) : print_help();
     if (is(argv[1], "--version") || is(argv[1], "version")) {
         print_version();
         return 0;
     }
-    size_t count;
-    const struct command *table = commands(&count);
-    for (size_t i = 0; i < count; i++)
-        if (is(argv[1], table[i].name))
-            return table[i].run(argc - 1, argv + 1);
-    return cli_fail(EX_USAGE, "unknown command %s; `onward help` lists them", argv[1]);
+    command = find_command(argv[1]);
+    if (command == NULL)
+        return cli_fail(EX_USAGE, "unknown command %s; `onward help` lists them", argv[1]);
+    if (argc == 3 && is(argv[2], "--help"))
+        return print_usage(command);
+    return command->run(argc - 1, argv + 1);
 }

@@ -285,6 +285,10 @@ bool inject_read(struct inject *i, struct slice body, const char *boundary, stru
                   INJECT_VALUES_MAX);
         return false;
     }
+    if (body.len == 0) {
+        error_set(error, "the body is empty; expected one JSON object");
+        return false;
+    }
     i->root = json_loadb(body.ptr, body.len, JSON_REJECT_DUPLICATES, &where);
     if (!json_is_object(i->root)) {
         error_set(error, "the body is not one JSON object: line %d, column %d: %s",

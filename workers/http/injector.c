@@ -101,6 +101,15 @@ static json_t *text_json(struct slice s)
     return text != NULL ? text : json_null();
 }
 
+/* So much of it as `max` bytes hold, whole characters. */
+static struct slice cut_text(struct slice s, size_t max)
+{
+    size_t len = s.len < max ? s.len : max;
+    while (len > 0 && len < s.len && ((unsigned char)s.ptr[len] & 0xc0) == 0x80)
+        len--;
+    return slice_take(s, len);
+}
+
 static void log_injected(const struct injection *i, size_t failed)
 {
     char client[ADDRESS_TEXT_SIZE];
@@ -133,7 +142,7 @@ static void answer(struct injection *i)
         }
         const char *why = i->failures[n] != NULL ? i->failures[n] : "not begun";
         char text[1200];
-        (void)snprintf(text, sizeof text, "%.*s: %s", SLICE_ARG(slice_take(email, 300)), why);
+        (void)snprintf(text, sizeof text, "%.*s: %s", SLICE_ARG(cut_text(email, 300)), why);
         failures++;
         (void)json_array_append_new(failed, text_json(email));
         (void)json_array_append_new(errors, text_json(slice_str(text)));

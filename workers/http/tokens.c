@@ -107,6 +107,10 @@ static bool read_lines(struct tokens *t, FILE *file, const char *path, struct er
         }
     }
     OPENSSL_cleanse(line, sizeof line);
+    if (ok && ferror(file)) {
+        error_set(error, "cannot read http.token_file %s: %m", path);
+        ok = false;
+    }
     return ok;
 }
 

@@ -12,7 +12,7 @@ _onward()
             return
             ;;
         --state) words='active deferred suspended held' ;;
-        --domain | --older | --for | --reason | --from | --server) words='' ;;
+        --domain | --older | --for | --wait | --reason | --from | --server) words='' ;;
         *) words=$(_onward_arguments "${COMP_WORDS[1]}" "${COMP_WORDS[2]}") ;;
         esac
         if [ "${COMP_WORDS[1]}" = check-config ] && [ "$COMP_CWORD" -eq 2 ]; then
@@ -38,7 +38,7 @@ _onward_arguments()
     suspend\ *) echo list --all --for --reason --json --config ;;
     resume\ *) echo --all --json --config ;;
     route\ *) echo --fresh --json --config ;;
-    trace\ *) echo --probe --from --message --json --config ;;
+    trace\ *) echo --probe --wait --from --message --json --config ;;
     send\ *) echo -f -F -t -i -N -R -V -B --server --config ;;
     status\ *) echo --json --config ;;
     top\ *) echo --json --config ;;
