@@ -8,18 +8,22 @@ static const char hexadecimal[] = "0123456789ABCDEF";
 
 /* ---- lines ---- */
 
+/* Each byte is looked at twice at most, however many lines there are. */
 void mime_append_lines(struct buf *out, struct slice text)
 {
     while (text.len > 0) {
-        size_t end = 0;
         struct slice line = slice_take(text, slice_find(text, '\n'));
-        end = slice_find(line, '\r');
-        buf_append(out, slice_take(text, end));
-        buf_append(out, SLICE_LIT("\r\n"));
-        text = slice_skip(text, end);
-        if (text.len > 1 && text.ptr[0] == '\r' && text.ptr[1] == '\n')
-            text = slice_skip(text, 1);
-        text = slice_skip(text, 1);
+        bool has_lf = line.len < text.len;
+        text = slice_skip(text, line.len + 1);
+        if (has_lf && line.len > 0 && line.ptr[line.len - 1] == '\r')
+            line.len--;
+        for (bool more = true; more;) { /* bare CRs end lines of their own */
+            size_t end = slice_find(line, '\r');
+            buf_append(out, slice_take(line, end));
+            buf_append(out, SLICE_LIT("\r\n"));
+            more = end < line.len && (has_lf || end + 1 < line.len);
+            line = slice_skip(line, end + 1);
+        }
     }
 }
 

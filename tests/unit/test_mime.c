@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <cmocka.h>
 
 /* Up to four values by name. */
@@ -174,6 +175,53 @@ static void encoded_words_that_hide_a_hole_are_read(void **state)
     (void)state;
     assert_string_equal(field("Subject", "=?utf-8?q?Hi_=7B=7Bv=7D=7D?=", "Bob"),
                         "Subject: Hi Bob\r\n");
+}
+
+static void every_line_end_becomes_crlf(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *lines;
+    } rows[] = {
+        {"", ""},
+        {"a", "a\r\n"},
+        {"a\n", "a\r\n"},
+        {"a\r\n", "a\r\n"},
+        {"a\r", "a\r\n"},
+        {"\n\n", "\r\n\r\n"},
+        {"\r\r", "\r\n\r\n"},
+        {"a\rb\nc\r\nd", "a\r\nb\r\nc\r\nd\r\n"},
+        {"a\r\r\nb", "a\r\n\r\nb\r\n"},
+        {"a\n\rb\r", "a\r\n\r\nb\r\n"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct buf out;
+        buf_init(&out, 100);
+        mime_append_lines(&out, slice_str(rows[i].text));
+        if (!slice_equal(buf_slice(&out), slice_str(rows[i].lines)))
+            fail_msg("row %zu: `%.*s`", i, SLICE_ARG(buf_slice(&out)));
+        buf_fini(&out);
+    }
+}
+
+/* 4 MB took more than a minute where each line looked for its end through all that follows. */
+static void many_lines_take_no_longer_each(void **state)
+{
+    (void)state;
+    enum { SIZE = 4 << 20 };
+    char *text = malloc(SIZE);
+    assert_non_null(text);
+    for (int i = 0; i < 2; i++) {
+        struct buf out;
+        memset(text, "\r\n"[i], SIZE);
+        buf_init(&out, (size_t)2 * SIZE);
+        clock_t start = clock();
+        mime_append_lines(&out, slice_of(text, SIZE));
+        assert_true(clock() - start < 10 * CLOCKS_PER_SEC);
+        assert_int_equal(buf_len(&out), 2 * SIZE);
+        buf_fini(&out);
+    }
+    free(text);
 }
 
 static void lines_of_fields_are_folded(void **state)
@@ -396,6 +444,8 @@ int main(void)
         TEST(a_value_that_looks_like_an_encoded_word_is_read_as_it_is),
         TEST(white_space_between_encoded_words_is_encoded),
         TEST(encoded_words_that_hide_a_hole_are_read),
+        TEST(every_line_end_becomes_crlf),
+        TEST(many_lines_take_no_longer_each),
         TEST(lines_of_fields_are_folded),
         TEST(display_names_are_quoted_or_encoded),
         TEST(a_value_is_one_address_or_none),
