@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <stddef.h>
-#include <stdint.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -13,6 +12,8 @@ int mailbox_init(struct mailbox *b, void *owner)
     atomic_init(&b->shared.head, NULL);
     atomic_init(&b->shared.asleep, false);
     b->owner = owner;
+    b->sleeping = false;
+    b->wakes_owed = 0;
     b->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     return b->event_fd >= 0 ? 0 : -1;
 }
@@ -76,19 +77,31 @@ unsigned mailbox_deliver(struct mailbox *b)
     return count;
 }
 
+/* Nobody needs to wake the owner any more. Who has decided to do so already writes sooner or later. */
+static void call_off(struct mailbox *b)
+{
+    if (!atomic_exchange(&b->shared.asleep, false))
+        b->wakes_owed++;
+}
+
 bool mailbox_prepare_sleep(struct mailbox *b)
 {
     atomic_store(&b->shared.asleep, true);
-    if (atomic_load(&b->shared.head) == NULL)
-        return true;
-    atomic_store(&b->shared.asleep, false);
-    return false;
+    b->sleeping = atomic_load(&b->shared.head) == NULL;
+    if (!b->sleeping)
+        call_off(b);
+    return b->sleeping;
 }
 
+/* Each write is read, lest it end all sleeps to come at once; that which a sender has announced and not made
+ * yet (EAGAIN), behind a later sleep. */
 void mailbox_awake(struct mailbox *b)
 {
-    if (atomic_exchange(&b->shared.asleep, false))
-        return; /* nobody has woken us */
     uint64_t count;
-    (void)!read(b->event_fd, &count, sizeof count); /* EAGAIN: written in a moment, and read then */
+    if (!b->sleeping)
+        return;
+    b->sleeping = false;
+    call_off(b);
+    if (b->wakes_owed > 0 && read(b->event_fd, &count, sizeof count) == (ssize_t)sizeof count)
+        b->wakes_owed -= count;
 }

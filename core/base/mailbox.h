@@ -12,6 +12,7 @@
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 /* A letter, embedded in what it is about. Its sender lets go of it when it is posted. */
 struct mail {
@@ -25,7 +26,10 @@ struct mailbox {
         atomic_bool asleep;                       /* the owner set it before its last look */
     } shared;
     void *owner;
-    int event_fd; /* watch for EPOLLIN */
+    int event_fd;  /* watch for EPOLLIN */
+    bool sleeping; /* (owner) between mailbox_prepare_sleep and mailbox_awake */
+    uint64_t
+        wakes_owed; /* (owner) writes to event_fd that senders have announced and nobody has read */
 };
 
 /* Returns 0, or -1 with errno where no eventfd was to be had. */
@@ -44,7 +48,8 @@ unsigned mailbox_deliver(struct mailbox *b);
  * means mail has arrived in between, so poll without waiting. Owner thread only. */
 bool mailbox_prepare_sleep(struct mailbox *b);
 
-/* Call after epoll_wait: posts need no eventfd write while the owner is awake. */
+/* Call after epoll_wait: posts need no eventfd write while the owner is awake. Harmless where
+ * mailbox_prepare_sleep said false. Owner thread only. */
 void mailbox_awake(struct mailbox *b);
 
 /* Wakes the owner if it sleeps, without sending it anything: true where it did. For work that waits

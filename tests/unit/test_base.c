@@ -14,6 +14,7 @@
 #include <stdarg.h>
 #include <setjmp.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <time.h>
 #include <cmocka.h>
 
@@ -267,6 +268,7 @@ struct letter {
 
 struct receiver {
     struct mailbox mailbox;
+    struct mail letter; /* to it, where one is enough */
     unsigned next[SENDERS];
     unsigned received;
 };
@@ -319,6 +321,79 @@ static void mail_from_each_sender_arrives_once_and_in_order(void **state)
     }
     for (unsigned i = 0; i < SENDERS; i++)
         pthread_join(senders[i].thread, NULL);
+    mailbox_fini(&r.mailbox);
+}
+
+static bool sleep_ends_at_once(struct mailbox *b)
+{
+    assert_true(mailbox_prepare_sleep(b));
+    struct pollfd fd = {.fd = b->event_fd, .events = POLLIN};
+    bool woken = poll(&fd, 1, 0) > 0;
+    mailbox_awake(b);
+    return woken;
+}
+
+/* As a sender does it, in its two steps: the owner may move between them. */
+static void decide_to_wake(struct mailbox *b)
+{
+    assert_true(atomic_exchange(&b->shared.asleep, false));
+}
+
+static void write_the_wake(struct mailbox *b)
+{
+    assert_int_equal(eventfd_write(b->event_fd, 1), 0);
+}
+
+static void a_wake_that_comes_late_ends_one_sleep(void **state)
+{
+    (void)state;
+    struct mailbox b;
+    assert_int_equal(mailbox_init(&b, NULL), 0);
+    for (int i = 0; i < 2; i++) { /* two senders, one after the other */
+        assert_true(mailbox_prepare_sleep(&b));
+        decide_to_wake(&b);
+        mailbox_awake(&b); /* of itself */
+    }
+    write_the_wake(&b);
+    assert_true(sleep_ends_at_once(&b));
+    assert_false(sleep_ends_at_once(&b));
+    write_the_wake(&b);
+    assert_true(sleep_ends_at_once(&b));
+    assert_false(sleep_ends_at_once(&b));
+    assert_int_equal(b.wakes_owed, 0);
+    mailbox_fini(&b);
+}
+
+static void drop_letter(struct mail *mail, void *owner)
+{
+    (void)mail, (void)owner;
+}
+
+/* The sender is between its letter and its look at the owner while the owner calls its sleep off. */
+static void *send_one_letter(void *context)
+{
+    struct receiver *r = context;
+    struct mail *mail = &r->letter;
+    mailbox_post(&r->mailbox, &mail);
+    return NULL;
+}
+
+static void a_sleep_that_is_called_off_leaves_no_wake_behind(void **state)
+{
+    (void)state;
+    struct receiver r = {.letter.on_arrival = drop_letter};
+    pthread_t sender;
+    assert_int_equal(mailbox_init(&r.mailbox, &r), 0);
+    for (int i = 0; i < 3000; i++) {
+        assert_int_equal(pthread_create(&sender, NULL, send_one_letter, &r), 0);
+        while (mailbox_prepare_sleep(&r.mailbox))
+            mailbox_awake(&r.mailbox);
+        pthread_join(sender, NULL);
+        assert_int_equal(mailbox_deliver(&r.mailbox), 1);
+        (void)sleep_ends_at_once(&r.mailbox); /* all that was written is read by now */
+        assert_false(sleep_ends_at_once(&r.mailbox));
+        assert_int_equal(r.mailbox.wakes_owed, 0);
+    }
     mailbox_fini(&r.mailbox);
 }
 
@@ -450,6 +525,8 @@ int main(void)
         cmocka_unit_test(reply_text_is_made_harmless),
         cmocka_unit_test(local_conclusions_carry_their_status),
         cmocka_unit_test(mail_from_each_sender_arrives_once_and_in_order),
+        cmocka_unit_test(a_wake_that_comes_late_ends_one_sleep),
+        cmocka_unit_test(a_sleep_that_is_called_off_leaves_no_wake_behind),
         cmocka_unit_test(the_ring_gives_each_job_to_one_taker),
         cmocka_unit_test(a_full_ring_says_so),
         cmocka_unit_test(room_in_the_kernel_ends_where_a_peer_does_not_read_and_comes_back),
