@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -22,7 +23,11 @@ enum {
     GATHER_US = 10000,    /* at 10,000 lines a second a hundred wait meanwhile */
     TAIL_ROOM = 8,        /* of a line, kept for its end: a quote, a brace, the line end */
     STUCK_WAIT_MS = 1000, /* a pipe nobody reads: lines are dropped after that */
+    /* So much goes into a pipe or socket that has room for any, whole and without a wait (pipe(7)); a line fits. */
+    PIECE_BYTES = 4096,
 };
+
+static_assert((int)LOG_LINE_MAX <= (int)PIECE_BYTES, "a line is one piece");
 
 struct log_record {
     struct mail mail;
@@ -34,6 +39,8 @@ struct log_record {
 struct log {
     char *path;
     int fd;
+    bool is_file;           /* `fd` never makes us wait; pipes, sockets and terminals do */
+    bool torn;              /* the last line in the file lacks its end: the disk was full */
     struct mailbox mailbox; /* its owner is the log */
     pthread_t thread;
     bool stopping;
@@ -45,6 +52,7 @@ struct log {
     struct {
         _Alignas(64) atomic_uint records; /* lines that exist now */
         _Atomic uint64_t dropped;
+        atomic_bool closing; /* the thread that stops it waits; `stopping` comes behind all lines */
     } shared;
 };
 
@@ -273,18 +281,26 @@ void log_note(struct log *log, const char *event, const char *text)
 
 static void open_file(struct log *log, struct error *error)
 {
-    if (strcmp(log->path, "-") == 0) {
+    struct stat st;
+    if (strcmp(log->path, "-") == 0) { /* others use it too, so it may block: see wait_for_room */
         log->fd = STDERR_FILENO;
+        log->is_file = fstat(log->fd, &st) == 0 && S_ISREG(st.st_mode);
         return;
     }
     int fd = open(log->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0640);
     if (fd < 0) {
-        error_set(error, "cannot open log.path %s: %m", log->path);
+        error_set(
+            error,
+            "cannot open log.path %s: %m; the folder must be there, and the user of the relay "
+            "must be able to write in it",
+            log->path);
         return; /* a reopen that fails goes on with the old file */
     }
     if (log->fd >= 0)
         (void)close(log->fd);
     log->fd = fd;
+    log->is_file = fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+    log->torn = false;
 }
 
 static void free_batch(struct log *log)
@@ -295,45 +311,72 @@ static void free_batch(struct log *log)
     log->waiting_count = 0;
 }
 
-/* Writes all parts; false where the file takes no more (full disk, closed pipe, nobody reads). */
-static bool write_parts(struct log *log, struct iovec *parts, int count)
+/* False where nobody reads. Once that is known, a relay that stops waits for nobody. */
+static bool wait_for_room(const struct log *log)
+{
+    struct pollfd fd = {.fd = log->fd, .events = POLLOUT};
+    bool hopeless = log->failing && atomic_load(&log->shared.closing);
+    return log->is_file || poll(&fd, 1, hopeless ? 0 : STUCK_WAIT_MS) > 0;
+}
+
+/* How many of the parts make one write. */
+static int piece_of(const struct log *log, const struct iovec *parts, int count)
+{
+    size_t bytes = parts->iov_len;
+    int n = 1;
+    while (n < count && (log->is_file || bytes + parts[n].iov_len <= PIECE_BYTES))
+        bytes += parts[n++].iov_len;
+    return n;
+}
+
+/* Writes one line a part. Returns how many it could not: the file takes no more (full disk, closed pipe, nobody
+ * reads). */
+static unsigned write_parts(struct log *log, struct iovec *parts, int count)
 {
     while (count > 0) {
-        ssize_t n = writev(log->fd, parts, count);
-        if (n < 0 && errno == EAGAIN) {
-            struct pollfd fd = {.fd = log->fd, .events = POLLOUT};
-            if (poll(&fd, 1, STUCK_WAIT_MS) > 0)
-                continue;
-            return false;
-        }
-        if (n < 0 && errno == EINTR)
+        if (!wait_for_room(log))
+            break;
+        ssize_t n = writev(log->fd, parts, piece_of(log, parts, count));
+        if (n < 0 && (errno == EINTR || errno == EAGAIN))
             continue;
         if (n < 0)
-            return false;
+            break;
         size_t left = (size_t)n;
         while (count > 0 && left >= parts->iov_len) {
             left -= parts->iov_len;
             parts++;
             count--;
+            log->torn = false;
         }
-        if (count > 0) {
+        if (count > 0 && left > 0) {
             parts->iov_base = (char *)parts->iov_base + left;
             parts->iov_len -= left;
+            log->torn = true;
         }
     }
-    return true;
+    return (unsigned)count;
+}
+
+/* What was cut ends here, lest it spoil the line behind it. */
+static bool end_torn_line(struct log *log)
+{
+    struct iovec end = {.iov_base = (char[]){'\n'}, .iov_len = 1};
+    return !log->torn || write_parts(log, &end, 1) == 0;
 }
 
 static void write_batch(struct log *log)
 {
     struct iovec parts[WRITE_PARTS];
+    unsigned unwritten = log->waiting_count;
     for (unsigned i = 0; i < log->waiting_count; i++)
         parts[i] = (struct iovec){log->waiting[i]->text, log->waiting[i]->len};
     if (log->waiting_count == 0)
         return;
-    log->failing = !write_parts(log, parts, (int)log->waiting_count);
+    if (end_torn_line(log))
+        unwritten = write_parts(log, parts, (int)log->waiting_count);
+    log->failing = unwritten > 0;
     if (log->failing)
-        count_drops(log, log->waiting_count);
+        count_drops(log, unwritten);
     free_batch(log);
 }
 
@@ -360,6 +403,14 @@ static void report_drops(struct log *log)
     log_end(&l);
 }
 
+static void reopen(struct log *log)
+{
+    struct error error = {{0}};
+    open_file(log, &error);
+    if (error.text[0] != '\0')
+        log_note(log, "log_not_reopened", error.text);
+}
+
 static void *run(void *context)
 {
     struct log *log = context;
@@ -377,7 +428,7 @@ static void *run(void *context)
         write_batch(log);
         if (log->reopen) {
             log->reopen = false;
-            open_file(log, NULL);
+            reopen(log);
         }
         report_drops(log);
     }
@@ -433,6 +484,7 @@ void log_close(struct log **l)
         return;
     struct mail stop = {.on_arrival = on_stop};
     struct mail *mail = &stop;
+    atomic_store(&(*l)->shared.closing, true);
     mailbox_post(&(*l)->mailbox, &mail);
     int rc = pthread_join((*l)->thread, NULL);
     ASSERT(rc == 0);

@@ -26,10 +26,11 @@ struct log;
 /* `path` "-" is standard error. Starts the thread. NULL with `error`. */
 struct log *log_open(const char *path, struct error *error);
 
-/* Writes out what was logged, stops the thread. */
+/* Writes out what was logged, stops the thread. A pipe that nobody reads holds this up for a second or two. */
 void log_close(struct log **l);
 
-/* Reopens the file by its name (after rotation): carried out by the log thread soon. Any thread. */
+/* Reopens the file by its name (after rotation): carried out by the log thread soon. Where that fails the
+ * former file is gone on with, and says so. Any thread. */
 void log_reopen(struct log *l);
 
 /* Lines dropped since the log was opened. Any thread. */
