@@ -191,11 +191,17 @@ static bool fill_postmaster(struct config_loader *l)
 }
 
 /* own_names always holds the hostname itself. */
-static bool fill_own_names(struct config_loader *l)
+static bool fill_own_names(struct config_loader *l, const struct seen *seen)
 {
     size_t count = 0;
-    while (l->config->own_names[count] != NULL)
-        count++;
+    char domain[DOMAIN_SIZE];
+    for (; l->config->own_names[count] != NULL; count++)
+        if (!domain_normalize(slice_str(l->config->own_names[count]), domain)) {
+            const yaml_node_t *list = node_of(seen, "own_names");
+            return config_refuse(
+                l, yaml_document_get_node(l->document, list->data.sequence.items.start[count]),
+                "own_names", "not a name; expected one such as relay1.example.org");
+        }
     const char **names = arena_alloc(l->arena, (count + 2) * sizeof *names);
     if (names == NULL)
         return false;
@@ -245,6 +251,30 @@ static bool check_together(struct config_loader *l, const struct seen *seen)
 
 /* ---- loading ---- */
 
+static bool refuse_yaml(struct config_loader *l, const yaml_parser_t *parser)
+{
+    error_set(l->error,
+              "%s:%u: not valid YAML: %s; expected keys and values as in the commented example",
+              l->file, (unsigned)parser->problem_mark.line + 1,
+              parser->problem != NULL ? parser->problem : "bad text");
+    return false;
+}
+
+/* What stands behind the document would count for nothing. */
+static bool check_end(struct config_loader *l, yaml_parser_t *parser)
+{
+    yaml_document_t behind;
+    if (!yaml_parser_load(parser, &behind))
+        return refuse_yaml(l, parser);
+    const yaml_node_t *root = yaml_document_get_root_node(&behind);
+    if (root != NULL)
+        error_set(l->error,
+                  "%s:%u: a second document begins here, behind `---`; expected all keys in one",
+                  l->file, (unsigned)root->start_mark.line + 1);
+    yaml_document_delete(&behind);
+    return root == NULL;
+}
+
 static bool load_document(struct config_loader *l, const char *text, size_t len)
 {
     yaml_parser_t parser;
@@ -254,10 +284,7 @@ static bool load_document(struct config_loader *l, const char *text, size_t len)
         return config_refuse(l, NULL, "(file)", "out of memory");
     yaml_parser_set_input_string(&parser, (const unsigned char *)text, len);
     if (!yaml_parser_load(&parser, &document)) {
-        error_set(l->error,
-                  "%s:%u: not valid YAML: %s; expected keys and values as in the commented example",
-                  l->file, (unsigned)parser.problem_mark.line + 1,
-                  parser.problem != NULL ? parser.problem : "bad text");
+        (void)refuse_yaml(l, &parser);
         yaml_parser_delete(&parser);
         return false;
     }
@@ -270,8 +297,9 @@ static bool load_document(struct config_loader *l, const char *text, size_t len)
                            "not a mapping; expected lines of the form `key: value`");
     else if (!empty)
         ok = walk(l, root, "", &seen);
+    ok = ok && (root == NULL || check_end(l, &parser));
     ok = ok && fill_initial(l, &seen) && fill_hostname(l) && fill_postmaster(l) &&
-         fill_own_names(l) && check_together(l, &seen);
+         fill_own_names(l, &seen) && check_together(l, &seen);
     l->document = NULL;
     yaml_document_delete(&document);
     yaml_parser_delete(&parser);
@@ -421,6 +449,7 @@ static size_t size_of(enum config_type type)
         return sizeof(enum config_tls);
     case CONFIG_STRING:
     case CONFIG_DOMAIN:
+    case CONFIG_MAILBOX:
     case CONFIG_PATH:
     case CONFIG_STRINGS:
     case CONFIG_ADDRESSES:
@@ -445,6 +474,7 @@ static bool same_value(const struct config_key *key, const struct config *a, con
     switch (key->type) {
     case CONFIG_STRING:
     case CONFIG_DOMAIN:
+    case CONFIG_MAILBOX:
     case CONFIG_PATH:
     case CONFIG_FIELD_NAME:
         return same_text(*(const char *const *)x, *(const char *const *)y);

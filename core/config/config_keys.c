@@ -9,11 +9,11 @@
 /* Every key: name, kind, place, place of its count, default, bounds, whether a reload may change
  * it. */
 static const struct config_key keys[] = {
-    {"hostname", CONFIG_DOMAIN, AT(hostname), NOT, NULL, 0, 0, true},
+    {"hostname", CONFIG_DOMAIN, AT(hostname), NOT, NULL, 0, 0, false},
     {"own_names", CONFIG_STRINGS, AT(own_names), NOT, "[]", 0, 0, false},
     {"own_addresses", CONFIG_ADDRESSES, AT(own_addresses), AT(own_address_count), "[]", 0, 0,
      false},
-    {"postmaster", CONFIG_STRING, AT(postmaster), NOT, NULL, 0, 0, true},
+    {"postmaster", CONFIG_MAILBOX, AT(postmaster), NOT, NULL, 0, 0, true},
     {"user", CONFIG_STRING, AT(user), NOT, NULL, 0, 0, false},
     {"seccomp", CONFIG_BOOL, AT(seccomp), NOT, "true", 0, 0, false},
     {"drain_timeout", CONFIG_DURATION, AT(drain_timeout_ms), NOT, "30s", 0, 3600000, true},

@@ -11,7 +11,8 @@
 
 enum config_type {
     CONFIG_STRING,
-    CONFIG_DOMAIN,
+    CONFIG_DOMAIN, /* kept in normal form (core/domain.h) */
+    CONFIG_MAILBOX,
     CONFIG_PATH, /* absolute, or "-" */
     CONFIG_BOOL,
     CONFIG_UNSIGNED,

@@ -126,6 +126,17 @@ static bool set_tls(struct config_loader *l, const struct config_key *key, yaml_
                          "not a TLS mode; expected opportunistic, required or off");
 }
 
+/* A plain one: it goes into header fields as it is. */
+static bool is_mailbox(struct slice s)
+{
+    char domain[DOMAIN_SIZE];
+    size_t at = slice_find(s, '@');
+    for (size_t i = 0; i < s.len; i++)
+        if (s.ptr[i] <= ' ' || s.ptr[i] >= 0x7f || strchr("\"(),:;<>[\\]", s.ptr[i]) != NULL)
+            return false;
+    return at > 0 && domain_normalize(slice_skip(s, at + 1), domain);
+}
+
 static bool set_string(struct config_loader *l, const struct config_key *key, yaml_node_t *node)
 {
     struct slice s = scalar(node);
@@ -134,9 +145,14 @@ static bool set_string(struct config_loader *l, const struct config_key *key, ya
         if ((unsigned char)s.ptr[i] < ' ')
             return config_refuse(l, node, key->path,
                                  "holds a control character; expected plain text");
-    if (key->type == CONFIG_DOMAIN && (!domain_normalize(s, domain) || slice_find(s, '.') == s.len))
+    if (key->type == CONFIG_DOMAIN && (!domain_normalize(s, domain) || strchr(domain, '.') == NULL))
         return config_refuse(l, node, key->path,
                              "not a fully qualified name; expected one such as relay1.example.org");
+    if (key->type == CONFIG_DOMAIN)
+        s = slice_str(domain);
+    if (key->type == CONFIG_MAILBOX && !is_mailbox(s))
+        return config_refuse(l, node, key->path,
+                             "not an address; expected one such as postmaster@example.org");
     if (key->type == CONFIG_PATH &&
         (s.len == 0 || (s.ptr[0] != '/' && !slice_equal(s, SLICE_LIT("-")))))
         return config_refuse(l, node, key->path,
@@ -331,6 +347,7 @@ static bool set_scalar(struct config_loader *l, const struct config_key *key, ya
         return set_priority(l, key, node);
     case CONFIG_STRING:
     case CONFIG_DOMAIN:
+    case CONFIG_MAILBOX:
     case CONFIG_PATH:
     case CONFIG_STRINGS:
     case CONFIG_ADDRESSES:
@@ -366,6 +383,7 @@ bool config_set_value(struct config_loader *l, const struct config_key *key, yam
         return config_set_entries(l, key, node);
     case CONFIG_STRING:
     case CONFIG_DOMAIN:
+    case CONFIG_MAILBOX:
     case CONFIG_PATH:
     case CONFIG_BOOL:
     case CONFIG_UNSIGNED:
