@@ -119,7 +119,11 @@ static bool open_spool(struct engine *e, struct error *error)
     if (doubt != NULL && e->parts.log != NULL)
         log_note(e->parts.log, "no_reserve", doubt);
     uint64_t by_clock = clock_wall_ms() << 20; /* grows with time, so ids sort by age */
-    uint64_t last = store_last_id(e->parts.store);
+    uint64_t last;
+    if (!store_last_id(e->parts.store, &last)) { /* an id must not be given a second time */
+        store_explain_damage(e->parts.store, 0, error);
+        return false;
+    }
     atomic_init(&e->parts.shared->next_id, (last > by_clock ? last : by_clock) + 1);
     return true;
 }

@@ -471,6 +471,7 @@ static void load_some(struct committer *c)
 {
     uint64_t until = clock_mono_ms() + LOAD_MS;
     struct slice record;
+    struct error error;
     if (!store_read_begin(c->reader)) {
         fail(c, "the spool's queue cannot be read");
         return;
@@ -483,7 +484,12 @@ static void load_some(struct committer *c)
                 c, c->loaded_id,
                 schedule_add(c->options.schedule, c->loaded_id, record, load_state, c->reader));
     } while (c->loading && clock_mono_ms() < until);
+    bool damaged = !c->loading && store_ended_early(c->reader);
     store_read_end(c->reader);
+    if (damaged) { /* what lies behind it must not be forgotten in silence */
+        store_explain_damage(c->options.store, c->loaded_id, &error);
+        fail(c, error.text);
+    }
     publish_lengths(c);
 }
 
@@ -620,7 +626,13 @@ struct committer *committer_start(const struct committer_options *options, struc
         free(c);
         return NULL;
     }
-    c->last_id = store_last_id(options->store);
+    if (!store_last_id(options->store, &c->last_id)) {
+        store_explain_damage(options->store, 0, error);
+        store_reader_destroy(&c->reader);
+        mailbox_fini(&c->mailbox);
+        free(c);
+        return NULL;
+    }
     load_some(c);
     int rc = thread_start(&c->thread, "committer", run, c);
     if (rc != 0) {

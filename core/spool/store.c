@@ -360,21 +360,24 @@ void store_close(struct store **s)
     *s = NULL;
 }
 
-uint64_t store_last_id(struct store *s)
+bool store_last_id(struct store *s, uint64_t *id_out)
 {
     MDB_txn *txn;
     MDB_cursor *cursor;
-    uint64_t last = 0;
+    MDB_val key, value;
+    *id_out = 0;
     if (mdb_txn_begin(s->env, NULL, MDB_RDONLY, &txn) != 0)
-        return 0;
-    if (mdb_cursor_open(txn, s->envelopes, &cursor) == 0) {
-        MDB_val key, value;
-        if (mdb_cursor_get(cursor, &key, &value, MDB_LAST) == 0 && key.mv_size == ID_KEY)
-            last = bytes_get(key.mv_data, ID_KEY);
+        return false;
+    int rc = mdb_cursor_open(txn, s->envelopes, &cursor);
+    if (rc == 0) {
+        rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
         mdb_cursor_close(cursor);
     }
+    bool found = rc == 0 && key.mv_size == ID_KEY;
+    if (found)
+        *id_out = bytes_get(key.mv_data, ID_KEY);
     mdb_txn_abort(txn);
-    return last;
+    return found || rc == MDB_NOTFOUND;
 }
 
 /* ---- writing ---- */

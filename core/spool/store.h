@@ -71,8 +71,9 @@ void store_leave(struct store *s);
 /* No reader and no transaction may be left. Nulls the caller's pointer. */
 void store_close(struct store **s);
 
-/* Highest id in the store, or 0. Any time before the committer starts. */
-uint64_t store_last_id(struct store *s);
+/* The highest id in the store; 0: it holds no message. False: that cannot be read, store_explain_damage says
+ * more. Any time before the committer starts. */
+bool store_last_id(struct store *s, uint64_t *id_out);
 
 /* Is there room for new mail: is the disk above the floor and the reserve whole, or has the file free pages of
  * its own? It never shrinks; what left the queue leaves room inside it. Looks at the disk at most every 100 ms. Any thread. */
@@ -94,6 +95,9 @@ const char *store_reserve_doubt(const struct store *s);
 
 /* What went wrong last, where it was and what to do about it, for people. Committer thread, or whoever opens. */
 void store_explain(const struct store *s, struct error *error);
+
+/* What to do where the queue cannot be read behind the message `id` (0: at all). Any thread. */
+void store_explain_damage(const struct store *s, uint64_t id, struct error *error);
 
 /* What store_left saw last, and the floor. Any thread. */
 void store_disk(const struct store *s, uint64_t *free_bytes_out, uint64_t *floor_bytes_out);
@@ -136,8 +140,11 @@ bool store_get_chunk(struct store_reader *r, uint64_t id, uint32_t chunk, struct
 bool store_get_state(struct store_reader *r, uint64_t id, uint32_t recipient,
                      struct store_state *state_out);
 
-/* The first message with an id over `after`; false at the end. */
+/* The first message with an id over `after`; false at the end, and where the table is damaged. */
 bool store_next_envelope(struct store_reader *r, uint64_t after, uint64_t *id_out,
                          struct slice *record_out);
+
+/* Was that no end: are there messages behind it, perhaps, that cannot be read? */
+bool store_ended_early(const struct store_reader *r);
 
 #endif

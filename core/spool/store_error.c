@@ -1,5 +1,6 @@
 /* What went wrong with the store: what it means for a batch, and what to tell whoever is to mend it. */
 #include "core/config/units.h"
+#include "core/spool/envelope.h"
 #include "core/spool/store_priv.h"
 
 #include <errno.h>
@@ -13,6 +14,21 @@ enum store_status store_judge(struct store *s, int rc)
     bool no_room =
         rc == MDB_MAP_FULL || rc == MDB_TXN_FULL || rc == ENOSPC || rc == EDQUOT || rc == ENOMEM;
     return no_room ? STORE_NO_ROOM : STORE_FAILED;
+}
+
+void store_explain_damage(const struct store *s, uint64_t id, struct error *error)
+{
+    char behind[ENVELOPE_ID_SIZE];
+    envelope_id_format(id, behind);
+    error_set(
+        error,
+        "the queue in the spool %s cannot be read%s%s: its data.mdb is damaged. See the kernel's "
+        "log "
+        "(dmesg) for what the disk did; put a sound copy of the folder in its place, or another "
+        "spool.path; `mdb_dump -s envelopes` (lmdb-utils) shows what can be read; then start the "
+        "relay "
+        "again",
+        s->path, id != 0 ? " behind message " : "", id != 0 ? behind : "");
 }
 
 /* MDB_TXN_FULL cannot come of batches as bounded as ours; it would be a want of room in them. */

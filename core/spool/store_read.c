@@ -9,6 +9,7 @@ struct store_reader {
     MDB_txn *txn;
     MDB_cursor *envelopes, *states; /* of the open snapshot, where they were needed */
     bool open;                      /* a snapshot is held */
+    bool ended_early;               /* the last look for a next envelope */
 };
 
 struct store_reader *store_reader_create(struct store *s)
@@ -56,13 +57,12 @@ void store_read_end(struct store_reader *r)
 
 /* Finds the key, or the first behind it where `op` is MDB_SET_RANGE. A cursor that is kept finds what
  * lies near its last find without a search from the root. */
-static bool seek(struct store_reader *r, MDB_cursor **cursor, MDB_dbi table, MDB_val *key,
-                 MDB_val *value_out, MDB_cursor_op op)
+static int seek(struct store_reader *r, MDB_cursor **cursor, MDB_dbi table, MDB_val *key,
+                MDB_val *value_out, MDB_cursor_op op)
 {
     ASSERT(r->open);
-    if (*cursor == NULL && mdb_cursor_open(r->txn, table, cursor) != 0)
-        return false;
-    return mdb_cursor_get(*cursor, key, value_out, op) == 0;
+    int rc = *cursor == NULL ? mdb_cursor_open(r->txn, table, cursor) : 0;
+    return rc == 0 ? mdb_cursor_get(*cursor, key, value_out, op) : rc;
 }
 
 MDB_txn *store_reader_txn(struct store_reader *r)
@@ -106,7 +106,7 @@ bool store_get_state(struct store_reader *r, uint64_t id, uint32_t recipient,
     struct store_key key;
     MDB_val value;
     store_key_part(&key, id, recipient);
-    return seek(r, &r->states, r->store->states, &key.val, &value, MDB_SET) &&
+    return seek(r, &r->states, r->store->states, &key.val, &value, MDB_SET) == 0 &&
            store_state_decode(slice_of(value.mv_data, value.mv_size), state_out);
 }
 
@@ -114,14 +114,23 @@ bool store_next_envelope(struct store_reader *r, uint64_t after, uint64_t *id_ou
                          struct slice *record_out)
 {
     struct store_key from;
+    r->ended_early = false;
     if (after == UINT64_MAX)
         return false;
     store_key_id(&from, after + 1);
     MDB_val key = from.val, value;
-    if (!seek(r, &r->envelopes, r->store->envelopes, &key, &value, MDB_SET_RANGE) ||
-        key.mv_size != ID_KEY)
+    int rc = seek(r, &r->envelopes, r->store->envelopes, &key, &value, MDB_SET_RANGE);
+    /* Pages that a disk has mixed up do not lead round in circles. */
+    if (rc != 0 || key.mv_size != ID_KEY || bytes_get(key.mv_data, ID_KEY) <= after) {
+        r->ended_early = rc != MDB_NOTFOUND;
         return false;
+    }
     *id_out = bytes_get(key.mv_data, ID_KEY);
     *record_out = slice_of(value.mv_data, value.mv_size);
-    return *id_out > after; /* pages that a disk has mixed up do not lead round in circles */
+    return true;
+}
+
+bool store_ended_early(const struct store_reader *r)
+{
+    return r->ended_early;
 }

@@ -88,14 +88,15 @@ static void what_is_committed_is_there_after_reopening(void **state)
     put_whole(s, 43, "world");
     store_close(&s);
     s = open_spool(path, MAP, 0);
-    assert_int_equal(store_last_id(s), 43);
-    struct store_reader *r = store_reader_create(s);
     uint64_t id = 0;
+    assert_true(store_last_id(s, &id));
+    assert_int_equal(id, 43);
+    struct store_reader *r = store_reader_create(s);
     struct slice record;
     assert_true(store_read_begin(r));
     assert_true(store_next_envelope(r, 0, &id, &record) && id == 42);
     assert_true(store_next_envelope(r, 42, &id, &record) && id == 43);
-    assert_false(store_next_envelope(r, 43, &id, &record));
+    assert_false(store_next_envelope(r, 43, &id, &record) || store_ended_early(r));
     assert_chunk(r, 42, 0, "hello");
     store_read_end(r);
     store_reader_destroy(&r);
