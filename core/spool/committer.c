@@ -159,7 +159,7 @@ static enum store_status put_message(struct store *store, const struct commit_me
     enum store_status status = STORE_OK;
     if (m->chunk.len > 0)
         status = store_put_chunk(store, m->id, m->chunk_number, m->chunk);
-    if (status == STORE_OK && m->envelope.len == 0 && m->chunk_number == 0)
+    if (status == STORE_OK && m->envelope.len == 0) /* the first of them may have been refused */
         status = store_put_unfinished(store, m->id);
     if (status == STORE_OK && m->envelope.len > 0)
         status = store_put_envelope(store, m->id, m->envelope);

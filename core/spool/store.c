@@ -406,8 +406,10 @@ enum store_status store_put_envelope(struct store *s, uint64_t id, struct slice 
 enum store_status store_put_unfinished(struct store *s, uint64_t id)
 {
     struct store_key key;
+    MDB_val nothing = {0, ""};
     store_key_id(&key, id);
-    return put(s, s->unfinished, &key, SLICE_LIT(""));
+    int rc = mdb_put(s->txn, s->unfinished, &key.val, &nothing, MDB_NOOVERWRITE);
+    return store_judge(s, rc == MDB_KEYEXIST ? 0 : rc); /* the page is not written anew for it */
 }
 
 enum store_status store_put_chunk(struct store *s, uint64_t id, uint32_t chunk, struct slice bytes)

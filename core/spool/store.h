@@ -111,7 +111,7 @@ enum store_status store_begin(struct store *s);
 /* With it the message is whole: the mark of store_put_unfinished is taken off. */
 enum store_status store_put_envelope(struct store *s, uint64_t id, struct slice record);
 
-/* Due where a chunk is committed ahead of its envelope. */
+/* Due where a chunk is committed ahead of its envelope; next to nothing where it was done before. */
 enum store_status store_put_unfinished(struct store *s, uint64_t id);
 enum store_status store_put_chunk(struct store *s, uint64_t id, uint32_t chunk, struct slice bytes);
 enum store_status store_put_state(struct store *s, uint64_t id, uint32_t recipient,

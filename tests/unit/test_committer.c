@@ -311,6 +311,30 @@ static void a_finished_message_leaves_and_its_notice_comes_in_one_commit(void **
 }
 
 /* Outcomes of one message each, every one of which is returned with so much content. */
+/* As where there was no room for the first of them, and the process died before it could give up the second. */
+static void a_later_chunk_alone_is_gone_at_the_next_start(void **state)
+{
+    (void)state;
+    struct world *w = create();
+    struct slice bytes;
+    struct op later_chunk = {.op = {.kind = COMMIT_CHUNK,
+                                    .u.message = {.id = ID + 1,
+                                                  .chunk = slice_of(chunk, sizeof chunk),
+                                                  .chunk_number = 1}}};
+    submit(w, &later_chunk);
+    await(&w->done);
+    assert_int_equal(later_chunk.op.status, STORE_OK);
+    stop(w);
+    store_close(&w->store);
+    w->store = open_spool(w->path, 128 << 20, 0);
+    struct store_reader *r = store_reader_create(w->store);
+    assert_true(store_read_begin(r));
+    assert_false(store_get_chunk(r, ID + 1, 1, &bytes));
+    store_read_end(r);
+    store_reader_destroy(&r);
+    destroy(w);
+}
+
 static void bounces_count_in_what_a_transaction_may_hold(void **state)
 {
     (void)state;
@@ -530,6 +554,7 @@ int main(void)
         cmocka_unit_test(what_arrives_during_a_commit_shares_the_next_one),
         cmocka_unit_test(a_hold_is_stored_whatever_its_place_in_the_batch_of_an_outcome),
         cmocka_unit_test(a_finished_message_leaves_and_its_notice_comes_in_one_commit),
+        cmocka_unit_test(a_later_chunk_alone_is_gone_at_the_next_start),
         cmocka_unit_test(bounces_count_in_what_a_transaction_may_hold),
         cmocka_unit_test(outcomes_gathered_before_the_room_ran_out_go_in_parts_that_find_room),
         cmocka_unit_test(a_long_queue_is_taken_in_beside_new_mail_each_message_once),
