@@ -180,9 +180,9 @@ static bool make_folder(struct store *s, struct error *error)
     }
     (void)snprintf(parent, sizeof parent, "%s", s->path);
     char *slash = strrchr(parent, '/');
-    if (slash == NULL || slash == parent)
+    if (slash == NULL)
         return true;
-    *slash = '\0';
+    slash[slash == parent] = '\0'; /* the root's name is its slash */
     if (!sync_folder(parent) &&
         errno != EACCES) { /* made by an administrator, and not ours to read */
         error_set(error, "cannot sync %s, the folder of the spool %s: %m", parent, s->path);
@@ -333,6 +333,8 @@ struct store *store_open(const struct store_options *options, struct error *erro
         return NULL;
     }
     (void)snprintf(s->path, sizeof s->path, "%s", options->path);
+    for (size_t len = strlen(s->path); len > 1 && s->path[len - 1] == '/'; len--)
+        s->path[len - 1] = '\0';
     s->lock_fd = s->guard = -1;
     s->free_floor_bytes = options->free_floor_bytes;
     s->map_bytes = options->map_bytes;

@@ -22,8 +22,22 @@ static struct {
     bool cut_short; /* each write comes to nothing, and no call fails */
     bool sync_fails;
     bool is_full;
-    long kind; /* f_type, or 0: the real one */
+    long kind;           /* f_type, or 0: the real one */
+    char synced[8][256]; /* names of what fsync was called for */
+    unsigned syncs;
 } disk;
+
+int fsync(int fd)
+{
+    char link[64];
+    (void)snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    if (disk.syncs < sizeof disk.synced / sizeof *disk.synced) {
+        char *name = disk.synced[disk.syncs++];
+        ssize_t len = readlink(link, name, sizeof *disk.synced - 1);
+        name[len > 0 ? len : 0] = '\0';
+    }
+    return (int)syscall(SYS_fsync, fd);
+}
 
 ssize_t pwrite(int fd, const void *bytes, size_t len, off_t at)
 {
@@ -102,6 +116,32 @@ static void what_is_committed_is_there_after_reopening(void **state)
     store_reader_destroy(&r);
     store_close(&s);
     remove_spool(path);
+}
+
+static bool is_synced(const char *path)
+{
+    bool found = false;
+    for (unsigned i = 0; i < disk.syncs; i++)
+        found |= strcmp(disk.synced[i], path) == 0;
+    return found;
+}
+
+static void the_names_of_a_new_spool_are_synced_however_its_path_is_written(void **state)
+{
+    (void)state;
+    static const char *const forms[] = {"%s/spool", "%s/spool/", "%s//spool///"};
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+        char parent[64], path[96], spool[96];
+        make_spool_path(parent);
+        (void)snprintf(path, sizeof path, forms[i], parent);
+        (void)snprintf(spool, sizeof spool, "%s/spool", parent);
+        disk.syncs = 0;
+        struct store *s = open_spool(path, MAP, 0);
+        assert_true(is_synced(parent)); /* that has the folder's name */
+        assert_true(is_synced(spool));  /* that has the file's */
+        store_close(&s);
+        remove_spool(parent);
+    }
 }
 
 static void an_aborted_batch_leaves_nothing(void **state)
@@ -523,6 +563,7 @@ int main(void)
         cmocka_unit_test(
             a_write_that_a_full_disk_cuts_short_is_want_of_room_and_an_io_error_is_final),
         cmocka_unit_test(a_file_system_that_keeps_no_blocks_is_told),
+        cmocka_unit_test(the_names_of_a_new_spool_are_synced_however_its_path_is_written),
         cmocka_unit_test(an_aborted_batch_leaves_nothing),
         cmocka_unit_test(removing_takes_all_parts_of_one_message_and_of_no_other),
         cmocka_unit_test(chunks_without_an_envelope_are_gone_at_the_next_start),
