@@ -31,6 +31,7 @@ enum {
     /* Eight times this is under the longest patience, so nothing waits longer than that behind a
      * content's end; and a host slower than this spends its time there, not on round trips. */
     BEHIND_LATENCY_MS_MAX = 500,
+    DISTRUST_MS = 24 * 3600000, /* unheard of for so long, what was not trusted is anybody */
 };
 
 /* A host that failed behind its EHLO is not cleared by the next EHLO. */
@@ -397,14 +398,29 @@ static void end_write(struct entry *e)
     STORE(e->sequence, LOAD(e->sequence) + 1);
 }
 
-/* Entries with open sessions stay; those that are well and trusted teach least, and the longest
- * unused of them least of all. */
-static uint64_t usefulness(const struct entry *e)
+/* An operator's word holds until its time is up, whatever sessions find out. */
+static bool is_held(const struct entry *e, uint64_t mono_ms)
 {
-    bool in_use = LOAD(e->parked) > 0;
-    bool unwell =
-        state_of(e) != HEALTH_HEALTHY || LOAD(e->one_by_one) != 0 || LOAD(e->nothing_behind) != 0;
-    return (in_use ? UINT64_C(1) << 63 : 0) | (unwell ? UINT64_C(1) << 62 : 0) |
+    return LOAD(e->by_hand) != 0 && LOAD(e->again_ms) > mono_ms;
+}
+
+/* Does it say more than that the host is well? Not for ever: dead addresses that nobody asks for any more, be
+ * they an attacker's or of years, would crowd out all that carry mail. */
+static bool warns(const struct health *h, const struct entry *e, uint64_t mono_ms)
+{
+    uint64_t used = LOAD(e->last_used_ms), again = LOAD(e->again_ms);
+    uint64_t last = again > used ? again : used;
+    bool distrusted = LOAD(e->one_by_one) != 0 || LOAD(e->nothing_behind) != 0;
+    return (state_of(e) != HEALTH_HEALTHY && mono_ms < last + h->options.demote_max_ms) ||
+           (distrusted && mono_ms < used + DISTRUST_MS);
+}
+
+/* Entries with open sessions stay, and so does an operator's word; what does not warn teaches least, and the
+ * longest unused of that least of all. */
+static uint64_t usefulness(const struct health *h, const struct entry *e, uint64_t mono_ms)
+{
+    bool stays = LOAD(e->parked) > 0 || is_held(e, mono_ms);
+    return (stays ? UINT64_C(1) << 63 : 0) | (warns(h, e, mono_ms) ? UINT64_C(1) << 62 : 0) |
            LOAD(e->last_used_ms);
 }
 
@@ -432,28 +448,28 @@ static void clear_entry(struct entry *e)
 }
 
 /* A free entry of the neighbourhood, or the least useful. */
-static struct entry *choose_victim(const struct health *h, const struct key *k)
+static struct entry *choose_victim(const struct health *h, const struct key *k, uint64_t mono_ms)
 {
     struct entry *least = &h->entries[k->base];
     for (uint32_t i = 0; i < NEIGHBOURS; i++) {
         struct entry *candidate = &h->entries[k->base + i];
         if (LOAD(candidate->used) == 0)
             return candidate;
-        if (usefulness(candidate) < usefulness(least))
+        if (usefulness(h, candidate, mono_ms) < usefulness(h, least, mono_ms))
             least = candidate;
     }
     return least;
 }
 
-/* The address's entry, made where missing. NULL where all of the neighbourhood have open sessions.
- */
-static struct entry *find_or_make(struct health *h, const struct key *k)
+/* The address's entry, made where missing. NULL where all of the neighbourhood have open sessions, or stay
+ * for an operator. */
+static struct entry *find_or_make(struct health *h, const struct key *k, uint64_t mono_ms)
 {
     struct entry *e = find(h, k);
     if (e != NULL)
         return e;
-    e = choose_victim(h, k);
-    if (LOAD(e->used) != 0 && LOAD(e->parked) > 0)
+    e = choose_victim(h, k, mono_ms);
+    if (LOAD(e->used) != 0 && (LOAD(e->parked) > 0 || is_held(e, mono_ms)))
         return NULL;
     begin_write(e);
     clear_entry(e);
@@ -496,12 +512,6 @@ static void recover(struct entry *e, const struct telling *t)
     STORE(e->backoffs, 0);
     STORE(e->again_ms, 0);
     STORE(e->probe_until_ms, 0);
-}
-
-/* An operator's word holds until its time is up, whatever sessions find out. */
-static bool is_held(const struct entry *e, uint64_t mono_ms)
-{
-    return LOAD(e->by_hand) != 0 && LOAD(e->again_ms) > mono_ms;
 }
 
 static void on_success(struct entry *e, const struct telling *t)
@@ -642,7 +652,7 @@ struct health_change health_tell(struct health *h, const struct address *a, enum
     }
     struct telling t = {h, mono_ms, wall_ms, jitter};
     pthread_mutex_t *lock = lock_of(h, &k);
-    struct entry *e = find_or_make(h, &k);
+    struct entry *e = find_or_make(h, &k, mono_ms);
     struct health_change change = {HEALTH_HEALTHY, HEALTH_HEALTHY};
     if (e != NULL) {
         begin_write(e);
@@ -694,11 +704,11 @@ uint64_t health_mark(const struct health *h, const struct address *a)
     return UINT64_C(1) << (hash >> 58) | UINT64_C(1) << (hash >> 52 & 63);
 }
 
-void health_count_session(struct health *h, const struct address *a, int change)
+void health_count_session(struct health *h, const struct address *a, int change, uint64_t mono_ms)
 {
     struct key k = key_of(h, a);
     pthread_mutex_t *lock = lock_of(h, &k);
-    struct entry *e = change > 0 ? find_or_make(h, &k) : find(h, &k);
+    struct entry *e = change > 0 ? find_or_make(h, &k, mono_ms) : find(h, &k);
     /* An entry with open sessions is never forgotten, so its count comes back to where it was. A
      * session that came when no entry could be made was not counted, and takes nothing off on
      * leaving. */
@@ -712,7 +722,7 @@ void health_demote(struct health *h, const struct address *a, uint64_t duration_
 {
     struct key k = key_of(h, a);
     pthread_mutex_t *lock = lock_of(h, &k);
-    struct entry *e = find_or_make(h, &k);
+    struct entry *e = find_or_make(h, &k, mono_ms);
     if (e != NULL) {
         begin_write(e);
         move(e, HEALTH_DEMOTED, wall_ms);

@@ -3,7 +3,9 @@
  * It orders a route for each attempt and never removes from it: with all demoted, all are still
  * tried, least bad first. It is learned from by every session and read on every attempt, so reading
  * takes no lock: an entry is a handful of atomics in a fixed, open-addressed table keyed by IP
- * address; the least useful entry of a full neighbourhood is forgotten.
+ * address; the least useful entry of a full neighbourhood is forgotten. One that warns of a host outlives
+ * those of hosts that are well, but not for ever (health_options.demote_max_ms behind its time, or a day
+ * where it says what the host is not trusted with): else dead addresses would fill the table.
  *
  *            silence (patience ran out)      silence again, no success between
  *   HEALTHY ----------------------------> SUSPECT ----------------------------> DEMOTED
@@ -178,8 +180,8 @@ void health_probe_drop(struct health *h, const struct address *a);
  * addresses that do. */
 uint64_t health_mark(const struct health *h, const struct address *a);
 
-/* A session to this address was opened (+1) or closed (-1). */
-void health_count_session(struct health *h, const struct address *a, int change);
+/* A session to this address was opened (+1) or closed (-1) at this moment. */
+void health_count_session(struct health *h, const struct address *a, int change, uint64_t mono_ms);
 
 /* By hand: `onward health demote|clear`. A demotion by hand holds for its whole time: no success
  * shortens it. Clearing forgets all but the sessions now open; false where the address is not

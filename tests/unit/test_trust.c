@@ -26,7 +26,7 @@ static struct world create(void)
     static const uint8_t ip[4] = {192, 0, 2, 1};
     struct world w = {health_create(&options), address_from_v4(ip, 25)};
     assert_non_null(w.health);
-    health_count_session(w.health, &w.address, 1);
+    health_count_session(w.health, &w.address, 1, 0);
     return w;
 }
 

@@ -172,7 +172,7 @@ struct session *session_open(struct lane *lane, const struct target *target, boo
     figure_add(&w->shared.figures.sessions_open, 1);
     figure_add(&w->shared.figures.sessions_total, 1);
     s->number = atomic_load_explicit(&w->shared.figures.sessions_total, memory_order_relaxed);
-    health_count_session(w->parts->health, &target->address, 1);
+    health_count_session(w->parts->health, &target->address, 1, w->now_ms);
     chronicle_connect(w->parts->chronicle, &target->address, target->exchange->name);
     session_arm(s, CONNECT_LIMIT_MS, HEALTH_CONNECT);
     session_tell(s, (struct observed){.kind = OBSERVED_CONNECTING});
@@ -193,7 +193,7 @@ static void close_now(struct session *s)
     conn_close(&s->conn);
     w->outbound->sessions--;
     figure_drop(&w->shared.figures.sessions_open, 1);
-    health_count_session(w->parts->health, &s->target.address, -1);
+    health_count_session(w->parts->health, &s->target.address, -1, w->now_ms);
     if (s->probe) /* harmless where its verdict has been told */
         health_probe_drop(w->parts->health, &s->target.address);
     list_remove(&s->again_link);
