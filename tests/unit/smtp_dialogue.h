@@ -20,6 +20,26 @@
 
 enum { DIALOGUE_RECIPIENTS_MAX = 4 };
 
+/* What scripts have in common. A greeting and EHLO; its reply, that offers this much: */
+#define HELLO                                                                                      \
+    "S: 220 mx.example ESMTP\n"                                                                    \
+    "C: EHLO relay.example\n"
+#define PLAIN      HELLO "S: 250 mx.example\n= READY\n"
+#define PIPELINING HELLO "S: 250-mx.example\nS: 250 PIPELINING\n= READY\n"
+#define CHUNKING   HELLO "S: 250-mx.example\nS: 250-PIPELINING\nS: 250 CHUNKING\n= READY\n"
+
+/* A transaction's commands, as dialogue_for's envelope has them. */
+#define MAIL  "C: MAIL FROM:<a@sender.example>\n"
+#define ONE   "C: RCPT TO:<one@rcpt.example>\n"
+#define TWO   "C: RCPT TO:<two@rcpt.example>\n"
+#define THREE "C: RCPT TO:<three@rcpt.example>\n"
+#define DATA  "C: DATA\n"
+#define BDAT  "C: BDAT 1000 LAST\n"
+
+/* MAIL and one recipient are taken; what was not taken is cleared. */
+#define TAKEN "S: 250 ok\nS: 250 ok\n"
+#define RSET  "C: RSET\nP: RSET\nS: 250 flushed\n= READY\n"
+
 struct dialogue {
     enum smtp_tls_policy tls;
     struct envelope envelope;

@@ -6,7 +6,7 @@
 #include "core/spool/envelope.h"
 #include "core/spool/store.h"
 
-/* A fresh folder below the system's temporary one; remove_spool takes it away. */
+/* A fresh folder below the system's temporary one; remove_spool takes it away with all in it. */
 void make_spool_path(char path[64]);
 void remove_spool(const char *path);
 

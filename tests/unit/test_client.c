@@ -7,16 +7,6 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
-#define HELLO                                                                                      \
-    "S: 220 mx.example ESMTP\n"                                                                    \
-    "C: EHLO relay.example\n"
-
-#define PIPELINING_READY                                                                           \
-    HELLO                                                                                          \
-    "S: 250-mx.example\n"                                                                          \
-    "S: 250 PIPELINING\n"                                                                          \
-    "= READY\n"
-
 #define NOT_SMTP "the exchange does not speak SMTP\n"
 #define TOO_LONG "the exchange's reply is longer than any allowed\n"
 
@@ -296,10 +286,10 @@ static void an_intermediate_reply_belongs_to_data_alone(void **state)
         "",
         HELLO,
         HELLO "S: 500 what\nC: HELO relay.example\n",
-        PIPELINING_READY "! begin\nC: MAIL FROM:<a@sender.example>\nC: RCPT TO:<one@rcpt.example>\n"
-                         "C: DATA\n",
-        PIPELINING_READY "! begin\nC: MAIL FROM:<a@sender.example>\nC: RCPT TO:<one@rcpt.example>\n"
-                         "C: DATA\nS: 250 ok\n",
+        PIPELINING "! begin\nC: MAIL FROM:<a@sender.example>\nC: RCPT TO:<one@rcpt.example>\n"
+                   "C: DATA\n",
+        PIPELINING "! begin\nC: MAIL FROM:<a@sender.example>\nC: RCPT TO:<one@rcpt.example>\n"
+                   "C: DATA\nS: 250 ok\n",
     };
     for (size_t i = 0; i < sizeof until / sizeof *until; i++) {
         char script[512];
@@ -327,12 +317,12 @@ static void replies_nobody_asked_for_are_a_flood(void **state)
 {
     (void)state;
     struct dialogue d = dialogue_for(1);
-    dialogue_play(&d, PIPELINING_READY "S: 250 ok\n"
-                                       "= FAILED\n"
-                                       "F: FLOOD 4.5.0 " NOT_SMTP "P: ready\n");
-    dialogue_play(&d, PIPELINING_READY "s: hello\n"
-                                       "= FAILED\n"
-                                       "F: FLOOD 4.5.0 " NOT_SMTP);
+    dialogue_play(&d, PIPELINING "S: 250 ok\n"
+                                 "= FAILED\n"
+                                 "F: FLOOD 4.5.0 " NOT_SMTP "P: ready\n");
+    dialogue_play(&d, PIPELINING "s: hello\n"
+                                 "= FAILED\n"
+                                 "F: FLOOD 4.5.0 " NOT_SMTP);
 }
 
 static void a_second_reply_to_ehlo_is_found_out_before_ready(void **state)
@@ -349,14 +339,14 @@ static void a_reply_begun_before_its_command_is_no_answer(void **state)
 {
     (void)state;
     struct dialogue d = dialogue_for(1);
-    dialogue_play(&d, PIPELINING_READY "s: 250 earl\n"
-                                       "! begin\n"
-                                       "C: MAIL FROM:<a@sender.example>\n"
-                                       "C: RCPT TO:<one@rcpt.example>\n"
-                                       "C: DATA\n"
-                                       "S: y\n"
-                                       "= FAILED\n"
-                                       "F: FLOOD 4.5.0 " NOT_SMTP "P: MAIL\n");
+    dialogue_play(&d, PIPELINING "s: 250 earl\n"
+                                 "! begin\n"
+                                 "C: MAIL FROM:<a@sender.example>\n"
+                                 "C: RCPT TO:<one@rcpt.example>\n"
+                                 "C: DATA\n"
+                                 "S: y\n"
+                                 "= FAILED\n"
+                                 "F: FLOOD 4.5.0 " NOT_SMTP "P: MAIL\n");
 }
 
 static void a_server_that_answers_ahead_of_the_question_is_a_flood(void **state)
@@ -376,39 +366,39 @@ static void a_goodbye_while_idle_is_busy(void **state)
 {
     (void)state;
     struct dialogue d = dialogue_for(1);
-    dialogue_play(&d, PIPELINING_READY "S: 421 4.4.2 idle too long\n"
-                                       "= FAILED\n"
-                                       "F: BUSY 421 4.4.2 idle too long\n"
-                                       "P: ready\n");
-    dialogue_play(&d, PIPELINING_READY "S: 451 4.7.0 Timeout waiting for client input\n"
-                                       "= FAILED\n"
-                                       "F: BUSY 451 4.7.0 Timeout waiting for client input\n");
+    dialogue_play(&d, PIPELINING "S: 421 4.4.2 idle too long\n"
+                                 "= FAILED\n"
+                                 "F: BUSY 421 4.4.2 idle too long\n"
+                                 "P: ready\n");
+    dialogue_play(&d, PIPELINING "S: 451 4.7.0 Timeout waiting for client input\n"
+                                 "= FAILED\n"
+                                 "F: BUSY 451 4.7.0 Timeout waiting for client input\n");
 }
 
 static void a_goodbye_that_crosses_mail_on_the_wire_is_busy(void **state)
 {
     (void)state;
     struct dialogue d = dialogue_for(1);
-    dialogue_play(&d, PIPELINING_READY "! begin\n"
-                                       "S: 421 closing\n"
-                                       "C: MAIL FROM:<a@sender.example>\n"
-                                       "C: RCPT TO:<one@rcpt.example>\n"
-                                       "C: DATA\n"
-                                       "= FAILED\n"
-                                       "F: BUSY 421 closing\n"
-                                       "P: MAIL\n");
+    dialogue_play(&d, PIPELINING "! begin\n"
+                                 "S: 421 closing\n"
+                                 "C: MAIL FROM:<a@sender.example>\n"
+                                 "C: RCPT TO:<one@rcpt.example>\n"
+                                 "C: DATA\n"
+                                 "= FAILED\n"
+                                 "F: BUSY 421 closing\n"
+                                 "P: MAIL\n");
 }
 
 static void quit_ends_with_its_answer(void **state)
 {
     (void)state;
     struct dialogue d = dialogue_for(1);
-    dialogue_play(&d, PIPELINING_READY "! quit\n"
-                                       "C: QUIT\n"
-                                       "P: QUIT\n"
-                                       "S: 221 bye\n"
-                                       "= FAILED\n"
-                                       "F: CLOSED 221 bye\n");
+    dialogue_play(&d, PIPELINING "! quit\n"
+                                 "C: QUIT\n"
+                                 "P: QUIT\n"
+                                 "S: 221 bye\n"
+                                 "= FAILED\n"
+                                 "F: CLOSED 221 bye\n");
 }
 
 static void a_421_before_ready_is_busy_wherever_it_comes(void **state)

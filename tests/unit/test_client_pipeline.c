@@ -6,23 +6,7 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
-#define HELLO                                                                                      \
-    "S: 220 mx.example ESMTP\n"                                                                    \
-    "C: EHLO relay.example\n"
-
-#define PIPELINING HELLO "S: 250-mx.example\nS: 250 PIPELINING\n= READY\n"
-
-#define MAIL "C: MAIL FROM:<a@sender.example>\n"
-#define ONE  "C: RCPT TO:<one@rcpt.example>\n"
-#define TWO  "C: RCPT TO:<two@rcpt.example>\n"
-#define DATA "C: DATA\n"
-#define RSET "C: RSET\nP: RSET\nS: 250 flushed\n= READY\n"
-
 /* ---- one behind the other ---- */
-
-#define CHUNKING HELLO "S: 250-mx.example\nS: 250-PIPELINING\nS: 250 CHUNKING\n= READY\n"
-#define TAKEN    "S: 250 ok\nS: 250 ok\n"
-#define BDAT     "C: BDAT 1000 LAST\n"
 
 /* RFC 2920 3.1: the end of a content may be the first of a group, and RFC 5321 4.1.1.4: it clears the
  * server's buffers, whatever its reply. */

@@ -8,20 +8,6 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
-#define HELLO                                                                                      \
-    "S: 220 mx.example ESMTP\n"                                                                    \
-    "C: EHLO relay.example\n"
-
-#define PIPELINING HELLO "S: 250-mx.example\nS: 250 PIPELINING\n= READY\n"
-#define PLAIN      HELLO "S: 250 mx.example\n= READY\n"
-
-#define MAIL  "C: MAIL FROM:<a@sender.example>\n"
-#define ONE   "C: RCPT TO:<one@rcpt.example>\n"
-#define TWO   "C: RCPT TO:<two@rcpt.example>\n"
-#define THREE "C: RCPT TO:<three@rcpt.example>\n"
-#define DATA  "C: DATA\n"
-#define RSET  "C: RSET\nP: RSET\nS: 250 flushed\n= READY\n"
-
 /* ---- the usual course ---- */
 
 static void pipelined_commands_go_out_as_one_group(void **state)

@@ -3,7 +3,7 @@
 #include "core/spool/committer.h"
 
 #include "core/base/clock.h"
-#include "core/queue/schedule.h"
+#include "tests/unit/queue_fixture.h"
 #include "tests/unit/spool_fixture.h"
 
 #include <semaphore.h>
@@ -28,11 +28,7 @@ enum {
 struct world {
     char path[64];
     struct store *store;
-    struct jobs *jobs;
-    struct priority_turn turn;
-    struct destination_table *destinations;
-    struct schedule *schedule;
-    struct committer *committer;
+    struct queue queue;
     struct delivery *delivery;
     bool may_fail;
     struct error fatal; /* what was said then */
@@ -87,7 +83,7 @@ static void submit(struct world *w, struct op *op)
     op->world = w;
     if (gone->on_done == NULL)
         gone->on_done = on_done;
-    committer_submit(w->committer, &gone);
+    committer_submit(w->queue.committer, &gone);
     assert_null(gone);
 }
 
@@ -104,21 +100,15 @@ static void store_one(struct world *w, uint64_t id)
 
 static void start(struct world *w)
 {
-    struct error error = {{0}};
-    struct schedule_options schedule = {.policy = {.retry_first_ms = HOUR,
-                                                   .retry_max_ms = HOUR,
-                                                   .age_limit_ms = UINT64_C(100) * HOUR},
-                                        .jobs = w->jobs,
-                                        .destinations = w->destinations,
-                                        .on_pushed = on_pushed,
-                                        .context = w,
-                                        .random_seed = 1};
-    w->schedule = schedule_create(&schedule, clock_mono_ms(), clock_wall_ms());
-    struct committer_options options = {
-        .store = w->store, .schedule = w->schedule, .on_fatal = on_fatal, .context = w};
-    w->committer = committer_start(&options, &error);
-    if (w->committer == NULL)
-        fail_msg("%s", error.text);
+    const struct schedule_options schedule = {.policy = {.retry_first_ms = HOUR,
+                                                         .retry_max_ms = HOUR,
+                                                         .age_limit_ms = UINT64_C(100) * HOUR},
+                                              .on_pushed = on_pushed,
+                                              .context = w,
+                                              .random_seed = 1};
+    queue_create(&w->queue, RING, schedule, clock_mono_ms(), clock_wall_ms());
+    queue_start_committer(&w->queue, (struct committer_options){
+                                         .store = w->store, .on_fatal = on_fatal, .context = w});
 }
 
 static const char chunk[CHUNK_BYTES];
@@ -146,8 +136,6 @@ static struct world *create_with(uint64_t map_bytes, bool many)
     assert_non_null(w);
     make_spool_path(w->path);
     w->store = open_spool(w->path, map_bytes, 0);
-    w->jobs = jobs_create(RING);
-    w->destinations = destination_table_create();
     bool made = sem_init(&w->pushed, 0, 0) == 0 && sem_init(&w->at_gate, 0, 0) == 0 &&
                 sem_init(&w->open_gate, 0, 0) == 0 && sem_init(&w->done, 0, 0) == 0;
     assert_true(made);
@@ -156,7 +144,7 @@ static struct world *create_with(uint64_t map_bytes, bool many)
         store_many(w);
     start(w);
     await(&w->pushed);
-    w->delivery = jobs_take(w->jobs, &w->turn);
+    w->delivery = jobs_take(w->queue.jobs, &w->queue.turn);
     assert_non_null(w->delivery);
     return w;
 }
@@ -166,19 +154,9 @@ static struct world *create(void)
     return create_with(128 << 20, false);
 }
 
-static void stop(struct world *w)
-{
-    committer_stop(&w->committer);
-    while (jobs_take(w->jobs, &w->turn) != NULL)
-        continue;
-    schedule_destroy(&w->schedule);
-}
-
 static void destroy(struct world *w)
 {
-    stop(w);
-    destination_table_destroy(&w->destinations);
-    jobs_destroy(&w->jobs);
+    queue_destroy(&w->queue);
     store_close(&w->store);
     remove_spool(w->path);
     free(w);
@@ -228,7 +206,7 @@ static void what_arrives_during_a_commit_shares_the_next_one(void **state)
     buf_init(&record, ENVELOPE_ENCODED_MAX);
     encode_envelope(&record, ID, clock_wall_ms(), (const char *const[]){"a@x.example", NULL});
     close_gate(w, &gate);
-    uint64_t before = committer_figures(w->committer).commits;
+    uint64_t before = committer_figures(w->queue.committer).commits;
     for (unsigned i = 0; i < BATCH; i++) {
         ops[i] = (struct op){.op = {.kind = COMMIT_MESSAGE,
                                     .u.message = {.id = ID + 1 + i,
@@ -241,9 +219,9 @@ static void what_arrives_during_a_commit_shares_the_next_one(void **state)
         assert_int_equal(ops[i].op.status, STORE_OK);
         await(&w->pushed);
     }
-    assert_int_equal(committer_figures(w->committer).commits, before + 1);
-    assert_int_equal(jobs_length(w->jobs), BATCH);
-    stop(w);
+    assert_int_equal(committer_figures(w->queue.committer).commits, before + 1);
+    assert_int_equal(jobs_length(w->queue.jobs), BATCH);
+    queue_destroy(&w->queue);
     uint64_t last;
     assert_true(store_last_id(w->store, &last));
     assert_int_equal(last, ID + BATCH);
@@ -294,11 +272,11 @@ static void a_finished_message_leaves_and_its_notice_comes_in_one_commit(void **
     struct op outcome = outcome_of(w, &r);
     outcome.op.u.outcome.generated = &notice;
     close_gate(w, &gate);
-    uint64_t before = committer_figures(w->committer).commits;
+    uint64_t before = committer_figures(w->queue.committer).commits;
     submit(w, &outcome);
     open_gate(w, 1);
     await(&w->pushed);
-    assert_int_equal(committer_figures(w->committer).commits, before + 1);
+    assert_int_equal(committer_figures(w->queue.committer).commits, before + 1);
     struct store_reader *reader = store_reader_create(w->store);
     assert_true(store_read_begin(reader));
     assert_false(store_get_envelope(reader, ID, &stored));
@@ -324,7 +302,7 @@ static void a_later_chunk_alone_is_gone_at_the_next_start(void **state)
     submit(w, &later_chunk);
     await(&w->done);
     assert_int_equal(later_chunk.op.status, STORE_OK);
-    stop(w);
+    queue_destroy(&w->queue);
     store_close(&w->store);
     w->store = open_spool(w->path, 128 << 20, 0);
     struct store_reader *r = store_reader_create(w->store);
@@ -347,14 +325,14 @@ static void bounces_count_in_what_a_transaction_may_hold(void **state)
     struct buf record;
     assert_non_null(content);
     buf_init(&record, ENVELOPE_ENCODED_MAX);
-    stop(w);
+    queue_destroy(&w->queue);
     for (uint64_t id = ID + 1; id < ID + OUTCOMES; id++)
         store_one(w, id);
     start(w);
     encode_envelope(&record, ID, clock_wall_ms(), (const char *const[]){"s@y.example", NULL});
     for (unsigned i = 0; i < OUTCOMES; i++) {
         await(&w->pushed);
-        w->delivery = jobs_take(w->jobs, &w->turn);
+        w->delivery = jobs_take(w->queue.jobs, &w->queue.turn);
         notices[i] = (struct commit_message){.id = ID + OUTCOMES + i,
                                              .envelope = buf_slice(&record),
                                              .chunk = slice_of(content, CONTENT_BYTES)};
@@ -362,12 +340,12 @@ static void bounces_count_in_what_a_transaction_may_hold(void **state)
         outcomes[i].op.u.outcome.generated = &notices[i];
     }
     close_gate(w, &gate);
-    uint64_t before = committer_figures(w->committer).commits;
+    uint64_t before = committer_figures(w->queue.committer).commits;
     for (unsigned i = 0; i < OUTCOMES; i++)
         submit(w, &outcomes[i]);
     open_gate(w, OUTCOMES);
-    assert_int_equal(committer_figures(w->committer).commits, before + 2);
-    assert_int_equal(committer_figures(w->committer).messages, OUTCOMES);
+    assert_int_equal(committer_figures(w->queue.committer).commits, before + 2);
+    assert_int_equal(committer_figures(w->queue.committer).messages, OUTCOMES);
     buf_fini(&record);
     free(content);
     destroy(w);
@@ -397,7 +375,7 @@ static void a_long_queue_is_taken_in_beside_new_mail_each_message_once(void **st
     bool *seen = calloc(LONG + 1, sizeof *seen);
     struct op message;
     struct buf record;
-    stop(w);
+    queue_destroy(&w->queue);
     store_long(w);
     start(w);
     buf_init(&record, ENVELOPE_ENCODED_MAX);
@@ -408,14 +386,14 @@ static void a_long_queue_is_taken_in_beside_new_mail_each_message_once(void **st
     submit(w, &message);
     for (unsigned i = 0; i < LONG + 1; i++) {
         await(&w->pushed);
-        struct delivery *d = jobs_take(w->jobs, &w->turn);
+        struct delivery *d = jobs_take(w->queue.jobs, &w->queue.turn);
         assert_non_null(d);
         assert_false(seen[d->message->id - ID]);
         seen[d->message->id - ID] = true;
     }
     await(&w->done);
     assert_int_equal(message.op.status, STORE_OK);
-    assert_int_equal(committer_figures(w->committer).recipients_queued, LONG + 1);
+    assert_int_equal(committer_figures(w->queue.committer).recipients_queued, LONG + 1);
     buf_fini(&record);
     free(seen);
     destroy(w);
@@ -459,7 +437,7 @@ static void a_queue_that_cannot_be_read_to_its_end_is_not_taken_for_a_short_one(
     (void)state;
     struct world *w = create();
     struct buf record;
-    stop(w);
+    queue_destroy(&w->queue);
     buf_init(&record, ENVELOPE_ENCODED_MAX);
     encode_envelope(&record, ID, clock_wall_ms(), (const char *const[]){"a@x.example", NULL});
     assert_int_equal(store_begin(w->store), STORE_OK);
@@ -482,7 +460,7 @@ static void an_edit_reaches_all_of_a_queue_that_is_still_being_taken_in(void **s
 {
     (void)state;
     struct world *w = create();
-    stop(w);
+    queue_destroy(&w->queue);
     store_long(w);
     start(w);
     struct op hold = {.op = {.kind = COMMIT_EDIT, .u.edit = {.edit = EDIT_HOLD}}};
@@ -516,10 +494,10 @@ static void outcomes_gathered_before_the_room_ran_out_go_in_parts_that_find_room
     for (unsigned i = 1; i < MANY; i++)
         await(&w->pushed);
     close_gate(w, &gate);
-    uint64_t before = committer_figures(w->committer).commits;
+    uint64_t before = committer_figures(w->queue.committer).commits;
     for (unsigned i = 0; i < MANY; i++) {
         if (i > 0)
-            w->delivery = jobs_take(w->jobs, &w->turn);
+            w->delivery = jobs_take(w->queue.jobs, &w->queue.turn);
         assert_non_null(w->delivery);
         ops[i] = outcome_of(w, &bounced);
         bounces[i] = (struct commit_message){.id = ID + 2 * MANY + i,
@@ -531,8 +509,8 @@ static void outcomes_gathered_before_the_room_ran_out_go_in_parts_that_find_room
     open_gate(w, MANY);
     for (unsigned i = 0; i < MANY; i++)
         assert_int_equal(ops[i].op.status, STORE_OK);
-    assert_true(committer_figures(w->committer).commits > before + 3);
-    stop(w);
+    assert_true(committer_figures(w->queue.committer).commits > before + 3);
+    queue_destroy(&w->queue);
     while (sem_trywait(&w->pushed) == 0)
         continue;
     start(w); /* what the spool says: each bounce, and nothing else */
@@ -541,7 +519,7 @@ static void outcomes_gathered_before_the_room_ran_out_go_in_parts_that_find_room
     struct op last = {.op = {.kind = COMMIT_DISCARD, .u.discard_id = 1}};
     submit(w, &last);
     await(&w->done);
-    assert_int_equal(committer_figures(w->committer).messages_queued, MANY);
+    assert_int_equal(committer_figures(w->queue.committer).messages_queued, MANY);
     destroy(w);
     buf_fini(&record);
     free(bounces);

@@ -3,7 +3,7 @@
 #include "workers/control.h"
 
 #include "core/base/clock.h"
-#include "core/queue/schedule.h"
+#include "tests/unit/queue_fixture.h"
 #include "tests/unit/spool_fixture.h"
 #include "workers/control_priv.h"
 
@@ -27,11 +27,7 @@ struct world {
     char path[64], socket[96];
     struct config config;
     struct store *store;
-    struct jobs *jobs;
-    struct priority_turn turn;
-    struct destination_table *destinations;
-    struct schedule *schedule;
-    struct committer *committer;
+    struct queue queue;
     struct health *health;
     struct resolver *resolver;
     struct suspensions *suspensions;
@@ -39,11 +35,6 @@ struct world {
 };
 
 static struct world *world; /* one for all tests: each leaves it as it was */
-
-static void on_pushed(void *context, unsigned count)
-{
-    (void)context, (void)count;
-}
 
 static bool spool_is_to_fail;
 static atomic_bool syncs_fail;
@@ -97,23 +88,17 @@ static void start_parts(struct world *w, struct error *error)
                                         .flights_max = 4,
                                         .flight_limit_ms = 1000,
                                         .cache_entries_max = 16};
-    w->jobs = jobs_create(1024);
-    w->destinations = destination_table_create();
     w->health = health_create(&health);
     char path[96];
     (void)snprintf(path, sizeof path, "%s/suspended", w->path);
     w->suspensions = suspensions_load(path, clock_mono_ms(), clock_wall_ms(), error);
-    struct schedule_options schedule = {
+    const struct schedule_options schedule = {
         .policy = {.retry_first_ms = HOUR, .retry_max_ms = HOUR, .age_limit_ms = HOUR},
-        .jobs = w->jobs,
-        .destinations = w->destinations,
         .suspensions = w->suspensions,
-        .on_pushed = on_pushed,
         .random_seed = 1};
-    w->schedule = schedule_create(&schedule, clock_mono_ms(), clock_wall_ms());
-    struct committer_options committer = {
-        .store = w->store, .schedule = w->schedule, .on_fatal = on_fatal};
-    w->committer = committer_start(&committer, error);
+    queue_create(&w->queue, 1024, schedule, clock_mono_ms(), clock_wall_ms());
+    queue_start_committer(&w->queue,
+                          (struct committer_options){.store = w->store, .on_fatal = on_fatal});
     w->resolver = resolver_start(&resolver, error);
 }
 
@@ -133,13 +118,13 @@ static int set_up(void **state)
     start_parts(w, &error);
     struct control_options control = {.config = &w->config,
                                       .store = w->store,
-                                      .committer = w->committer,
+                                      .committer = w->queue.committer,
                                       .health = w->health,
                                       .resolver = w->resolver,
-                                      .destinations = w->destinations,
+                                      .destinations = w->queue.destinations,
                                       .suspensions = w->suspensions};
     w->control = control_start(&control, &error);
-    if (w->control == NULL || w->committer == NULL || w->resolver == NULL)
+    if (w->control == NULL || w->resolver == NULL)
         fail_msg("%s", error.text);
     world = w;
     return 0;
@@ -151,13 +136,8 @@ static int tear_down(void **state)
     struct world *w = world;
     control_stop(w->control);
     resolver_stop(&w->resolver);
-    committer_stop(&w->committer);
+    queue_destroy(&w->queue);
     control_destroy(&w->control);
-    while (jobs_take(w->jobs, &w->turn) != NULL)
-        continue;
-    schedule_destroy(&w->schedule);
-    destination_table_destroy(&w->destinations);
-    jobs_destroy(&w->jobs);
     health_destroy(&w->health);
     suspensions_destroy(&w->suspensions);
     store_close(&w->store);
@@ -692,7 +672,7 @@ static void a_queue_that_cannot_be_gone_through_is_told(void **state)
     syncs_fail = true;
     struct commit_op write = {.kind = COMMIT_DISCARD, .u.discard_id = 1, .on_done = on_failed};
     struct commit_op *op = &write;
-    committer_submit(world->committer, &op);
+    committer_submit(world->queue.committer, &op);
     while (!failed)
         (void)usleep(1000);
     syncs_fail = false;

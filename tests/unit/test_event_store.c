@@ -1,6 +1,8 @@
 /* The store of events: what a webhook has not taken stays, across restarts, up to a bound. */
 #include "workers/events/event_store.h"
 
+#include "tests/unit/spool_fixture.h"
+
 #include <jansson.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -41,8 +43,7 @@ static int set_up(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
     assert_non_null(f);
-    (void)snprintf(f->path, sizeof f->path, "/tmp/onward-events-XXXXXX");
-    assert_non_null(mkdtemp(f->path));
+    make_spool_path(f->path);
     open_with(f, both, 2, 1 << 20);
     *state = f;
     return 0;
@@ -51,13 +52,8 @@ static int set_up(void **state)
 static int take_down(void **state)
 {
     struct fixture *f = *state;
-    char path[96];
     event_store_close(&f->store);
-    (void)snprintf(path, sizeof path, "%s/data.mdb", f->path);
-    (void)unlink(path);
-    (void)snprintf(path, sizeof path, "%s/lock.mdb", f->path);
-    (void)unlink(path);
-    (void)rmdir(f->path);
+    remove_spool(f->path);
     free(f);
     return 0;
 }

@@ -2,8 +2,7 @@
 #include "workers/intake.h"
 
 #include "core/base/clock.h"
-#include "core/queue/destination.h"
-#include "core/queue/schedule.h"
+#include "tests/unit/queue_fixture.h"
 #include "tests/unit/spool_fixture.h"
 
 #include <setjmp.h>
@@ -18,24 +17,9 @@ enum { STORED = 20, RECIPIENTS_EACH = 2 };
 struct world {
     char path[64];
     struct store *store;
-    struct jobs *jobs;
-    struct priority_turn turn;
-    struct destination_table *destinations;
-    struct schedule *schedule;
-    struct committer *committer;
+    struct queue queue;
     struct intake *intake;
 };
-
-static void on_pushed(void *context, unsigned count)
-{
-    (void)context, (void)count;
-}
-
-static void on_fatal(void *context, const char *what)
-{
-    (void)context;
-    fail_msg("%s", what);
-}
 
 static void store_messages(struct store *store)
 {
@@ -59,24 +43,15 @@ static struct world *create(const struct intake_limits *limits, uint64_t free_fl
     make_spool_path(w->path);
     w->store = open_spool(w->path, 64 << 20, free_floor_bytes);
     store_messages(w->store);
-    w->jobs = jobs_create(64);
-    w->destinations = destination_table_create();
-    struct schedule_options schedule = {
-        .policy = {.retry_first_ms = 300000, .retry_max_ms = 300000, .age_limit_ms = 86400000},
-        .jobs = w->jobs,
-        .destinations = w->destinations,
-        .on_pushed = on_pushed};
-    w->schedule = schedule_create(&schedule, clock_mono_ms(), clock_wall_ms());
-    struct committer_options committer = {
-        .store = w->store, .schedule = w->schedule, .on_fatal = on_fatal};
-    struct error error;
-    w->committer = committer_start(&committer, &error);
-    assert_non_null(w->committer);
+    const struct schedule_options schedule = {
+        .policy = {.retry_first_ms = 300000, .retry_max_ms = 300000, .age_limit_ms = 86400000}};
+    queue_create(&w->queue, 64, schedule, clock_mono_ms(), clock_wall_ms());
+    queue_start_committer(&w->queue, (struct committer_options){.store = w->store});
     w->intake = intake_create(limits);
     assert_non_null(w->intake);
     assert_int_equal(intake_state(w->intake), INTAKE_STARTING);
     intake_refresh(w->intake, NULL);
-    intake_open(w->intake, w->store, w->committer);
+    intake_open(w->intake, w->store, w->queue.committer);
     return w;
 }
 
@@ -84,14 +59,9 @@ static void destroy(struct world *w)
 {
     intake_close(w->intake);
     assert_int_equal(intake_state(w->intake), INTAKE_STARTING);
-    committer_stop(&w->committer);
+    queue_destroy(&w->queue);
     intake_destroy(&w->intake);
-    while (jobs_take(w->jobs, &w->turn) != NULL)
-        continue;
-    schedule_destroy(&w->schedule);
     store_close(&w->store);
-    destination_table_destroy(&w->destinations);
-    jobs_destroy(&w->jobs);
     remove_spool(w->path);
     free(w);
 }

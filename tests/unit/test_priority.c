@@ -1,7 +1,6 @@
 /* Priority, by counts: wherever both classes wait, transactional mail goes first, and every eighth
  * taken is bulk. */
-#include "core/queue/destination.h"
-#include "core/queue/schedule.h"
+#include "tests/unit/queue_fixture.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,43 +11,24 @@ enum { SLOTS = 256 };
 static const uint64_t WALL = 1700000000000;
 
 struct world {
-    struct schedule *schedule;
-    struct jobs *jobs;
-    struct priority_turn turn;
-    struct destination_table *destinations;
+    struct queue queue;
     uint64_t next_id;
 };
-
-static void on_pushed(void *context, unsigned count)
-{
-    (void)context, (void)count;
-}
 
 static struct world *create(unsigned slots)
 {
     struct world *w = calloc(1, sizeof *w);
     assert_non_null(w);
-    w->jobs = jobs_create(slots);
-    w->destinations = destination_table_create();
-    struct schedule_options options = {
+    const struct schedule_options options = {
         .policy = {.retry_first_ms = 1000, .retry_max_ms = 1000, .age_limit_ms = 1000000},
-        .jobs = w->jobs,
-        .destinations = w->destinations,
-        .on_pushed = on_pushed,
-        .context = w,
         .random_seed = 1};
-    w->schedule = schedule_create(&options, 0, WALL);
-    assert_non_null(w->schedule);
+    queue_create(&w->queue, slots, options, 0, WALL);
     return w;
 }
 
 static void destroy(struct world *w)
 {
-    while (jobs_take(w->jobs, &w->turn) != NULL)
-        continue;
-    schedule_destroy(&w->schedule);
-    destination_table_destroy(&w->destinations);
-    jobs_destroy(&w->jobs);
+    queue_destroy(&w->queue);
     free(w);
 }
 
@@ -65,7 +45,7 @@ static void add(struct world *w, enum envelope_priority priority, unsigned count
                              .recipient_count = 1};
         buf_init(&record, ENVELOPE_ENCODED_MAX);
         envelope_encode(&e, &record);
-        assert_int_equal(schedule_add(w->schedule, e.id, buf_slice(&record), NULL, NULL),
+        assert_int_equal(schedule_add(w->queue.schedule, e.id, buf_slice(&record), NULL, NULL),
                          SCHEDULE_ADDED);
         buf_fini(&record);
     }
@@ -73,7 +53,7 @@ static void add(struct world *w, enum envelope_priority priority, unsigned count
 
 static void run(struct world *w)
 {
-    (void)schedule_run(w->schedule, 0, WALL);
+    (void)schedule_run(w->queue.schedule, 0, WALL);
 }
 
 static bool is_transactional(const struct delivery *d)
@@ -91,7 +71,7 @@ static void of_eight_jobs_seven_are_transactional_while_both_wait(void **state)
     for (int round = 0; round < 5; round++) {
         unsigned transactional = 0;
         for (int i = 0; i < PRIORITY_BULK_EVERY; i++)
-            transactional += is_transactional(jobs_take(w->jobs, &w->turn));
+            transactional += is_transactional(jobs_take(w->queue.jobs, &w->queue.turn));
         assert_int_equal(transactional, PRIORITY_BULK_EVERY - 1);
     }
     destroy(w);
@@ -105,8 +85,8 @@ static void a_class_that_is_alone_is_taken_in_its_order(void **state)
         add(w, (enum envelope_priority)priority, 50);
         run(w);
         for (uint64_t id = 1; id <= 50; id++)
-            assert_int_equal(jobs_take(w->jobs, &w->turn)->message->id, id);
-        assert_null(jobs_take(w->jobs, &w->turn));
+            assert_int_equal(jobs_take(w->queue.jobs, &w->queue.turn)->message->id, id);
+        assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
         destroy(w);
     }
 }
@@ -119,12 +99,12 @@ static void bulk_that_comes_later_gains_no_lead(void **state)
     add(w, PRIORITY_TRANSACTIONAL, 60);
     run(w);
     for (int i = 0; i < 50; i++)
-        (void)jobs_take(w->jobs, &w->turn);
+        (void)jobs_take(w->queue.jobs, &w->queue.turn);
     add(w, PRIORITY_BULK, 1);
     run(w);
     for (int i = 0; i < PRIORITY_BULK_EVERY - 1; i++)
-        assert_true(is_transactional(jobs_take(w->jobs, &w->turn)));
-    assert_false(is_transactional(jobs_take(w->jobs, &w->turn)));
+        assert_true(is_transactional(jobs_take(w->queue.jobs, &w->queue.turn)));
+    assert_false(is_transactional(jobs_take(w->queue.jobs, &w->queue.turn)));
     destroy(w);
 }
 
@@ -136,7 +116,7 @@ static void a_ring_full_of_bulk_delays_no_transactional_job(void **state)
     run(w);
     add(w, PRIORITY_TRANSACTIONAL, 1);
     run(w);
-    assert_true(is_transactional(jobs_take(w->jobs, &w->turn)));
+    assert_true(is_transactional(jobs_take(w->queue.jobs, &w->queue.turn)));
     destroy(w);
 }
 
@@ -146,8 +126,8 @@ static void the_queue_is_counted_by_class(void **state)
     struct world *w = create(16);
     add(w, PRIORITY_BULK, 3);
     add(w, PRIORITY_TRANSACTIONAL, 2);
-    assert_int_equal(schedule_recipients(w->schedule), 5);
-    assert_int_equal(schedule_recipients_of(w->schedule, PRIORITY_TRANSACTIONAL), 2);
+    assert_int_equal(schedule_recipients(w->queue.schedule), 5);
+    assert_int_equal(schedule_recipients_of(w->queue.schedule, PRIORITY_TRANSACTIONAL), 2);
     destroy(w);
 }
 
@@ -158,11 +138,11 @@ static void a_destination_gives_transactional_mail_first_and_every_eighth_bulk(v
     add(w, PRIORITY_BULK, 100);
     add(w, PRIORITY_TRANSACTIONAL, 20);
     run(w);
-    struct destination *d = destination_acquire(w->destinations, SLICE_LIT("x"));
+    struct destination *d = destination_acquire(w->queue.destinations, SLICE_LIT("x"));
     assert_non_null(d);
     struct idle_lane *idle;
     struct delivery *job;
-    while ((job = jobs_take(w->jobs, &w->turn)) != NULL)
+    while ((job = jobs_take(w->queue.jobs, &w->queue.turn)) != NULL)
         (void)destination_enqueue(d, job, 0, 1, &idle);
     assert_int_equal(destination_figures(d).transactional, 20);
     unsigned transactional = 0, bulk = 0;

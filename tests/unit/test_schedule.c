@@ -1,5 +1,4 @@
-#include "core/queue/destination.h"
-#include "core/queue/schedule.h"
+#include "tests/unit/queue_fixture.h"
 #include "tests/unit/spool_fixture.h"
 
 #include <stdarg.h>
@@ -14,10 +13,7 @@ enum { MINUTE = 60000, HOUR = 60 * MINUTE, DAY = 24 * HOUR };
 static const uint64_t WALL = 1700000000000;
 
 struct world {
-    struct schedule *schedule;
-    struct jobs *jobs;
-    struct priority_turn turn;
-    struct destination_table *destinations;
+    struct queue queue;
     struct suspensions *suspensions; /* or NULL */
     char folder[64];                 /* of their file */
     uint64_t now;
@@ -39,19 +35,15 @@ static struct world *create_with(unsigned ring_slots, bool suspensions)
         w->suspensions = suspensions_load(path, 0, WALL, NULL);
         assert_non_null(w->suspensions);
     }
-    w->jobs = jobs_create(ring_slots);
-    w->destinations = destination_table_create();
-    struct schedule_options options = {.policy = {.retry_first_ms = 5 * MINUTE,
-                                                  .retry_max_ms = 4 * HOUR,
-                                                  .age_limit_ms = 5ull * DAY,
-                                                  .jitter_percent = 0},
-                                       .jobs = w->jobs,
-                                       .destinations = w->destinations,
-                                       .suspensions = w->suspensions,
-                                       .on_pushed = on_pushed,
-                                       .context = w,
-                                       .random_seed = 1};
-    w->schedule = schedule_create(&options, 0, WALL);
+    const struct schedule_options options = {.policy = {.retry_first_ms = 5 * MINUTE,
+                                                        .retry_max_ms = 4 * HOUR,
+                                                        .age_limit_ms = 5ull * DAY,
+                                                        .jitter_percent = 0},
+                                             .suspensions = w->suspensions,
+                                             .on_pushed = on_pushed,
+                                             .context = w,
+                                             .random_seed = 1};
+    queue_create(&w->queue, ring_slots, options, 0, WALL);
     return w;
 }
 
@@ -62,11 +54,7 @@ static struct world *create(unsigned ring_slots)
 
 static void destroy(struct world *w)
 {
-    while (jobs_take(w->jobs, &w->turn) != NULL)
-        continue;
-    schedule_destroy(&w->schedule);
-    destination_table_destroy(&w->destinations);
-    jobs_destroy(&w->jobs);
+    queue_destroy(&w->queue);
     if (w->suspensions != NULL)
         remove_spool(w->folder);
     suspensions_destroy(&w->suspensions);
@@ -76,7 +64,7 @@ static void destroy(struct world *w)
 static int run(struct world *w, uint64_t now)
 {
     w->now = now;
-    return schedule_run(w->schedule, now, WALL + now);
+    return schedule_run(w->queue.schedule, now, WALL + now);
 }
 
 static void add_with(struct world *w, uint64_t id, const char *const *recipients,
@@ -86,7 +74,7 @@ static void add_with(struct world *w, uint64_t id, const char *const *recipients
     struct buf record;
     buf_init(&record, ENVELOPE_ENCODED_MAX);
     encode_envelope(&record, id, WALL + w->now, recipients);
-    assert_int_equal(schedule_add(w->schedule, id, buf_slice(&record), state_of, context),
+    assert_int_equal(schedule_add(w->queue.schedule, id, buf_slice(&record), state_of, context),
                      SCHEDULE_ADDED);
     buf_fini(&record);
 }
@@ -117,8 +105,8 @@ static uint64_t end_stranded(struct world *w, struct delivery *d, const char *ve
                                          .recipient_count = d->recipient_count,
                                          .stranded_at = marks,
                                          .probe_in_ms = probe_ms}};
-    schedule_plan_outcome(w->schedule, &op);
-    schedule_apply_outcome(w->schedule, &op);
+    schedule_plan_outcome(w->queue.schedule, &op);
+    schedule_apply_outcome(w->queue.schedule, &op);
     return op.u.outcome.left_in_message;
 }
 
@@ -129,7 +117,7 @@ static uint64_t end(struct world *w, struct delivery *d, const char *verdicts)
 
 static uint64_t at(const struct world *w, const char *domain)
 {
-    return schedule_recipients_at(w->schedule, slice_str(domain));
+    return schedule_recipients_at(w->queue.schedule, slice_str(domain));
 }
 
 static void recipients_of_one_domain_share_a_delivery(void **state)
@@ -139,7 +127,8 @@ static void recipients_of_one_domain_share_a_delivery(void **state)
     add(w, 1, TO("a@x.example", "b@y.example", "c@x.example"));
     (void)run(w, 0);
     assert_int_equal(w->pushed, 2);
-    struct delivery *x = jobs_take(w->jobs, &w->turn), *y = jobs_take(w->jobs, &w->turn);
+    struct delivery *x = jobs_take(w->queue.jobs, &w->queue.turn),
+                    *y = jobs_take(w->queue.jobs, &w->queue.turn);
     assert_string_equal(x->domain->name, "x.example");
     assert_int_equal(x->recipient_count, 2);
     assert_int_equal(delivery_recipients(x)[0], 0);
@@ -150,12 +139,12 @@ static void recipients_of_one_domain_share_a_delivery(void **state)
     assert_int_equal(end(w, x, "DF"), 2);
     assert_int_equal(at(w, "x.example"), 1);
     (void)run(w, HOUR);
-    x = jobs_take(w->jobs, &w->turn);
+    x = jobs_take(w->queue.jobs, &w->queue.turn);
     assert_int_equal(end(w, x, "D"), 1);
     assert_int_equal(at(w, "x.example"), 0);
     assert_int_equal(end(w, y, "B"), 0);
-    assert_int_equal(schedule_messages(w->schedule), 0);
-    assert_int_equal(schedule_recipients(w->schedule), 0);
+    assert_int_equal(schedule_messages(w->queue.schedule), 0);
+    assert_int_equal(schedule_recipients(w->queue.schedule), 0);
     destroy(w);
 }
 
@@ -167,13 +156,13 @@ static void retries_double_from_five_minutes_to_four_hours(void **state)
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
     for (size_t i = 0; i < sizeof minutes / sizeof *minutes; i++) {
-        struct delivery *d = jobs_take(w->jobs, &w->turn);
+        struct delivery *d = jobs_take(w->queue.jobs, &w->queue.turn);
         assert_non_null(d);
         assert_int_equal(d->attempts, i);
         (void)end(w, d, "F");
         uint64_t due = w->now + minutes[i] * MINUTE;
         (void)run(w, due - 1);
-        assert_null(jobs_take(w->jobs, &w->turn));
+        assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
         (void)run(w, due);
     }
     destroy(w);
@@ -185,9 +174,9 @@ static void what_is_left_of_a_delivery_is_tried_again_alone(void **state)
     struct world *w = create(64);
     add(w, 1, TO("a@x.example", "b@x.example", "c@x.example"));
     (void)run(w, 0);
-    assert_int_equal(end(w, jobs_take(w->jobs, &w->turn), "DFB"), 1);
+    assert_int_equal(end(w, jobs_take(w->queue.jobs, &w->queue.turn), "DFB"), 1);
     (void)run(w, 5 * MINUTE);
-    struct delivery *d = jobs_take(w->jobs, &w->turn);
+    struct delivery *d = jobs_take(w->queue.jobs, &w->queue.turn);
     assert_int_equal(d->recipient_count, 1);
     assert_int_equal(delivery_recipients(d)[0], 1);
     assert_int_equal(end(w, d, "D"), 0);
@@ -201,7 +190,7 @@ static void the_age_limit_marks_what_waits(void **state)
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
     for (;;) {
-        struct delivery *d = jobs_take(w->jobs, &w->turn);
+        struct delivery *d = jobs_take(w->queue.jobs, &w->queue.turn);
         assert_non_null(d);
         if (d->flags & DELIVERY_EXPIRED)
             break;
@@ -219,15 +208,15 @@ static void what_cannot_be_returned_at_its_age_limit_is_not_tried_without_end(vo
     struct world *w = create(64);
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
-    (void)end(w, jobs_take(w->jobs, &w->turn), "F");
+    (void)end(w, jobs_take(w->queue.jobs, &w->queue.turn), "F");
     (void)run(w, 5 * DAY);
     for (int i = 0; i < 3; i++) {
-        struct delivery *d = jobs_take(w->jobs, &w->turn);
+        struct delivery *d = jobs_take(w->queue.jobs, &w->queue.turn);
         assert_non_null(d);
         assert_true(d->flags & DELIVERY_EXPIRED);
         (void)end(w, d, "F"); /* unreadable: kept for the operator */
         (void)run(w, w->now);
-        assert_null(jobs_take(w->jobs, &w->turn));
+        assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
         (void)run(w, w->now + (uint64_t)4 * 60 * MINUTE);
     }
     destroy(w);
@@ -240,11 +229,12 @@ static void the_age_limit_takes_a_delivery_out_of_its_destination(void **state)
     struct idle_lane *idle = NULL;
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
-    struct delivery *d = jobs_take(w->jobs, &w->turn);
-    struct destination *x = destination_acquire(w->destinations, SLICE_LIT("10 mx.x.example"));
+    struct delivery *d = jobs_take(w->queue.jobs, &w->queue.turn);
+    struct destination *x =
+        destination_acquire(w->queue.destinations, SLICE_LIT("10 mx.x.example"));
     (void)destination_enqueue(x, d, 0, 20, &idle);
     (void)run(w, 5ull * DAY);
-    assert_ptr_equal(jobs_take(w->jobs, &w->turn), d);
+    assert_ptr_equal(jobs_take(w->queue.jobs, &w->queue.turn), d);
     assert_true((d->flags & DELIVERY_EXPIRED) != 0);
     assert_int_equal(destination_figures(x).queued, 0);
     (void)destination_lane_end(x, true);
@@ -259,12 +249,13 @@ static void a_session_keeps_what_it_carries_past_the_age_limit(void **state)
     struct world *w = create(64);
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
-    struct delivery *d = jobs_take(w->jobs, &w->turn);
+    struct delivery *d = jobs_take(w->queue.jobs, &w->queue.turn);
     (void)run(w, 5ull * DAY + 10);
-    assert_null(jobs_take(w->jobs, &w->turn)); /* not queued anywhere: a session has it */
+    assert_null(
+        jobs_take(w->queue.jobs, &w->queue.turn)); /* not queued anywhere: a session has it */
     (void)end(w, d, "F");
     (void)run(w, 5ull * DAY + 20);
-    assert_ptr_equal(jobs_take(w->jobs, &w->turn), d);
+    assert_ptr_equal(jobs_take(w->queue.jobs, &w->queue.turn), d);
     assert_true((d->flags & DELIVERY_EXPIRED) != 0);
     destroy(w);
 }
@@ -278,13 +269,13 @@ static void a_full_ring_delays_and_drops_nothing(void **state)
     int wait = run(w, 0);
     assert_true(wait >= 0 && wait <= 10);
     for (uint64_t id = 1; id <= 10; id++) { /* in order, as room comes */
-        struct delivery *d = jobs_take(w->jobs, &w->turn);
+        struct delivery *d = jobs_take(w->queue.jobs, &w->queue.turn);
         assert_non_null(d);
         assert_int_equal(d->message->id, id);
         (void)end(w, d, "D");
         (void)run(w, id);
     }
-    assert_int_equal(schedule_messages(w->schedule), 0);
+    assert_int_equal(schedule_messages(w->queue.schedule), 0);
     destroy(w);
 }
 
@@ -303,7 +294,7 @@ static uint64_t edit(struct world *w, enum commit_edit what, uint64_t id, const 
     struct commit_op op = {.kind = COMMIT_EDIT, .u.edit = {.edit = what, .id = id}};
     assert_true(slice_to_cstr(slice_str(domain), op.u.edit.domain, sizeof op.u.edit.domain));
     touched = 0;
-    while (!schedule_edit(w->schedule, &op, on_touched, NULL))
+    while (!schedule_edit(w->queue.schedule, &op, on_touched, NULL))
         continue;
     return op.u.edit.matched;
 }
@@ -314,16 +305,16 @@ static void held_mail_waits_for_its_release_beyond_the_age_limit(void **state)
     struct world *w = create(64);
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
-    (void)end(w, jobs_take(w->jobs, &w->turn), "F");
+    (void)end(w, jobs_take(w->queue.jobs, &w->queue.turn), "F");
     assert_int_equal(edit(w, EDIT_HOLD, 1, ""), 1);
     assert_int_equal(touched, 1);
     assert_int_equal(run(w, 30ull * DAY), -1);
-    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
     assert_int_equal(edit(w, EDIT_RETRY, 1, ""), 1); /* matched, but held is held */
     assert_int_equal(touched, 0);
     assert_int_equal(edit(w, EDIT_RELEASE, 0, "x.example"), 1);
     (void)run(w, 30ull * DAY + 1);
-    assert_non_null(jobs_take(w->jobs, &w->turn));
+    assert_non_null(jobs_take(w->queue.jobs, &w->queue.turn));
     destroy(w);
 }
 
@@ -338,9 +329,9 @@ static void an_edit_goes_through_a_long_queue_in_parts(void **state)
         add(w, id, TO("a@x.example"));
     (void)run(w, 0); /* some are out */
     touched = 0;
-    while (!schedule_edit(w->schedule, &op, on_touched, NULL)) {
-        struct delivery *d =
-            jobs_take(w->jobs, &w->turn); /* some leave, perhaps the one it has come to */
+    while (!schedule_edit(w->queue.schedule, &op, on_touched, NULL)) {
+        struct delivery *d = jobs_take(
+            w->queue.jobs, &w->queue.turn); /* some leave, perhaps the one it has come to */
         if (d != NULL)
             (void)end(w, d, "D");
         calls++;
@@ -357,7 +348,7 @@ static void a_hold_on_mail_that_is_out_takes_effect_when_it_comes_back(void **st
     struct world *w = create(64);
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
-    struct delivery *d = jobs_take(w->jobs, &w->turn);
+    struct delivery *d = jobs_take(w->queue.jobs, &w->queue.turn);
     assert_int_equal(edit(w, EDIT_HOLD, 1, ""), 1);
     (void)end(w, d, "F");
     assert_int_equal(run(w, DAY), -1);
@@ -371,16 +362,16 @@ static void a_retry_is_due_at_once_and_a_bounce_is_marked(void **state)
     add(w, 1, TO("a@x.example"));
     add(w, 2, TO("a@y.example"));
     (void)run(w, 0);
-    (void)end(w, jobs_take(w->jobs, &w->turn), "F");
-    (void)end(w, jobs_take(w->jobs, &w->turn), "F");
+    (void)end(w, jobs_take(w->queue.jobs, &w->queue.turn), "F");
+    (void)end(w, jobs_take(w->queue.jobs, &w->queue.turn), "F");
     assert_int_equal(edit(w, EDIT_RETRY, 0, "x.example"), 1);
     (void)run(w, 1);
-    struct delivery *d = jobs_take(w->jobs, &w->turn);
+    struct delivery *d = jobs_take(w->queue.jobs, &w->queue.turn);
     assert_int_equal(d->message->id, 1);
-    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
     assert_int_equal(edit(w, EDIT_BOUNCE, 2, ""), 1);
     (void)run(w, 2);
-    d = jobs_take(w->jobs, &w->turn);
+    d = jobs_take(w->queue.jobs, &w->queue.turn);
     assert_int_equal(d->message->id, 2);
     assert_true((d->flags & DELIVERY_OPERATOR_BOUNCE) != 0);
     destroy(w);
@@ -415,23 +406,24 @@ static void what_is_stranded_goes_when_one_of_its_exchanges_is_back(void **state
     add(w, 2, TO("a@y.example"));
     add(w, 3, TO("a@z.example"));
     (void)run(w, 0);
-    (void)end_stranded(w, jobs_take(w->jobs, &w->turn), "F", MARK_A | MARK_B, 0);
-    (void)end_stranded(w, jobs_take(w->jobs, &w->turn), "F", MARK_C, 0);
-    (void)end(w, jobs_take(w->jobs, &w->turn), "F");
+    (void)end_stranded(w, jobs_take(w->queue.jobs, &w->queue.turn), "F", MARK_A | MARK_B, 0);
+    (void)end_stranded(w, jobs_take(w->queue.jobs, &w->queue.turn), "F", MARK_C, 0);
+    (void)end(w, jobs_take(w->queue.jobs, &w->queue.turn), "F");
     (void)run(w, MINUTE);
-    schedule_release(w->schedule, MARK_B);
+    schedule_release(w->queue.schedule, MARK_B);
     (void)run(w, MINUTE + 999); /* a second for the attempt that was made */
-    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
     (void)run(w, MINUTE + 1000);
-    struct delivery *d = jobs_take(w->jobs, &w->turn);
+    struct delivery *d = jobs_take(w->queue.jobs, &w->queue.turn);
     assert_non_null(d);
     assert_string_equal(d->domain->name, "x.example");
-    assert_null(jobs_take(
-        w->jobs, &w->turn)); /* neither stranded elsewhere nor deferred for another reason */
+    assert_null(
+        jobs_take(w->queue.jobs,
+                  &w->queue.turn)); /* neither stranded elsewhere nor deferred for another reason */
     (void)end(w, d, "D");
-    schedule_release(w->schedule, MARK_B); /* nothing is left of it */
+    schedule_release(w->queue.schedule, MARK_B); /* nothing is left of it */
     (void)run(w, 2 * MINUTE);
-    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
     destroy(w);
 }
 
@@ -444,8 +436,9 @@ static void a_release_never_puts_off_and_goes_a_few_each_millisecond(void **stat
         add(w, id, TO("a@x.example"));
     (void)run(w, 0);
     for (int i = 0; i < COUNT; i++)
-        (void)end_stranded(w, jobs_take(w->jobs, &w->turn), "F", MARK_A, i == 0 ? 500 : 0);
-    schedule_release(w->schedule, MARK_A);
+        (void)end_stranded(w, jobs_take(w->queue.jobs, &w->queue.turn), "F", MARK_A,
+                           i == 0 ? 500 : 0);
+    schedule_release(w->queue.schedule, MARK_A);
     w->pushed = 0;
     (void)run(w, 500); /* the probe, as announced */
     assert_int_equal(w->pushed, 1);
@@ -462,14 +455,14 @@ static void one_delivery_is_due_when_its_exchange_may_be_probed(void **state)
     struct world *w = create(64);
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
-    (void)end_stranded(w, jobs_take(w->jobs, &w->turn), "F", MARK_A, MINUTE);
+    (void)end_stranded(w, jobs_take(w->queue.jobs, &w->queue.turn), "F", MARK_A, MINUTE);
     (void)run(w, MINUTE - 1);
-    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
     (void)run(w, MINUTE);
-    (void)end_stranded(w, jobs_take(w->jobs, &w->turn), "F", MARK_A,
+    (void)end_stranded(w, jobs_take(w->queue.jobs, &w->queue.turn), "F", MARK_A,
                        HOUR); /* not later than in its turn */
     (void)run(w, 11 * MINUTE);
-    assert_non_null(jobs_take(w->jobs, &w->turn));
+    assert_non_null(jobs_take(w->queue.jobs, &w->queue.turn));
     destroy(w);
 }
 
@@ -479,11 +472,11 @@ static void held_mail_is_not_released(void **state)
     struct world *w = create(64);
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
-    (void)end_stranded(w, jobs_take(w->jobs, &w->turn), "F", MARK_A, 0);
+    (void)end_stranded(w, jobs_take(w->queue.jobs, &w->queue.turn), "F", MARK_A, 0);
     assert_int_equal(edit(w, EDIT_HOLD, 1, ""), 1);
-    schedule_release(w->schedule, MARK_A);
+    schedule_release(w->queue.schedule, MARK_A);
     (void)run(w, HOUR);
-    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
     destroy(w);
 }
 
@@ -515,15 +508,15 @@ static void suspended_mail_waits_whenever_it_came_and_goes_when_it_is_resumed(vo
     assert_int_equal(suspend(w, "x.example"), 1);
     add(w, 2, TO("c@x.example"));
     (void)run(w, 0);
-    struct delivery *y = jobs_take(w->jobs, &w->turn);
+    struct delivery *y = jobs_take(w->queue.jobs, &w->queue.turn);
     assert_string_equal(y->domain->name, "y.example");
-    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
     (void)run(w, 4ull * DAY);
-    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
     assert_int_equal(resume(w, "x.example"), 2);
     (void)run(w, 4ull * DAY);
-    assert_int_equal(jobs_take(w->jobs, &w->turn)->message->id, 1);
-    assert_int_equal(jobs_take(w->jobs, &w->turn)->message->id, 2);
+    assert_int_equal(jobs_take(w->queue.jobs, &w->queue.turn)->message->id, 1);
+    assert_int_equal(jobs_take(w->queue.jobs, &w->queue.turn)->message->id, 2);
     destroy(w);
 }
 
@@ -533,14 +526,14 @@ static void what_is_not_due_when_it_is_resumed_waits_for_its_time(void **state)
     struct world *w = create_with(64, true);
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
-    (void)end(w, jobs_take(w->jobs, &w->turn), "F");
+    (void)end(w, jobs_take(w->queue.jobs, &w->queue.turn), "F");
     (void)suspend(w, "");
     (void)run(w, MINUTE);
     (void)resume(w, "");
     (void)run(w, 5 * MINUTE - 1);
-    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
     (void)run(w, 5 * MINUTE);
-    assert_non_null(jobs_take(w->jobs, &w->turn));
+    assert_non_null(jobs_take(w->queue.jobs, &w->queue.turn));
     destroy(w);
 }
 
@@ -552,11 +545,11 @@ static void a_domain_that_is_suspended_by_itself_stays_so_when_all_is_resumed(vo
     (void)suspend(w, "x.example");
     (void)suspend(w, "");
     (void)run(w, 0);
-    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
     (void)resume(w, "");
     (void)run(w, 1);
-    assert_string_equal(jobs_take(w->jobs, &w->turn)->domain->name, "y.example");
-    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_string_equal(jobs_take(w->queue.jobs, &w->queue.turn)->domain->name, "y.example");
+    assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
     destroy(w);
 }
 
@@ -569,14 +562,14 @@ static void the_age_limit_and_the_operators_bounce_hold_for_suspended_mail(void 
     (void)suspend(w, "x.example");
     assert_int_equal(edit(w, EDIT_RETRY, 0, "x.example"), 2);
     (void)run(w, 1);
-    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
     assert_int_equal(edit(w, EDIT_BOUNCE, 2, ""), 1);
     (void)run(w, 2);
-    struct delivery *d = jobs_take(w->jobs, &w->turn);
+    struct delivery *d = jobs_take(w->queue.jobs, &w->queue.turn);
     assert_int_equal(d->message->id, 2);
     assert_true((d->flags & DELIVERY_OPERATOR_BOUNCE) != 0);
     (void)run(w, 5ull * DAY);
-    d = jobs_take(w->jobs, &w->turn);
+    d = jobs_take(w->queue.jobs, &w->queue.turn);
     assert_int_equal(d->message->id, 1);
     assert_true((d->flags & DELIVERY_EXPIRED) != 0);
     destroy(w);
@@ -590,16 +583,16 @@ static void a_suspension_takes_mail_back_from_its_destination(void **state)
     add(w, 1, TO("a@x.example"));
     add(w, 2, TO("b@y.example")); /* of the same provider */
     (void)run(w, 0);
-    struct destination *both = destination_acquire(w->destinations, SLICE_LIT("mx"));
-    (void)destination_enqueue(both, jobs_take(w->jobs, &w->turn), 0, 20, &idle);
-    (void)destination_enqueue(both, jobs_take(w->jobs, &w->turn), 0, 20, &idle);
+    struct destination *both = destination_acquire(w->queue.destinations, SLICE_LIT("mx"));
+    (void)destination_enqueue(both, jobs_take(w->queue.jobs, &w->queue.turn), 0, 20, &idle);
+    (void)destination_enqueue(both, jobs_take(w->queue.jobs, &w->queue.turn), 0, 20, &idle);
     assert_int_equal(suspend(w, "x.example"), 1);
     assert_int_equal(destination_figures(both).queued, 1);
     (void)run(w, HOUR);
-    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
     (void)resume(w, "x.example");
     (void)run(w, HOUR);
-    assert_int_equal(jobs_take(w->jobs, &w->turn)->message->id, 1);
+    assert_int_equal(jobs_take(w->queue.jobs, &w->queue.turn)->message->id, 1);
     struct link rest;
     list_init(&rest);
     (void)destination_take_all(both, &rest);
@@ -621,14 +614,14 @@ static void what_was_due_before_a_suspension_and_found_no_room_waits(void **stat
     uint64_t out = w->pushed;
     assert_true(out < 20);
     (void)suspend(w, "x.example");
-    while (jobs_take(w->jobs, &w->turn) != NULL)
+    while (jobs_take(w->queue.jobs, &w->queue.turn) != NULL)
         out--;
     assert_int_equal(out, 0);
     (void)run(w, 1);
-    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
     (void)resume(w, "x.example");
     (void)run(w, 2);
-    assert_non_null(jobs_take(w->jobs, &w->turn));
+    assert_non_null(jobs_take(w->queue.jobs, &w->queue.turn));
     destroy(w);
 }
 
@@ -641,11 +634,11 @@ static void held_mail_stays_held_through_a_suspension(void **state)
     (void)suspend(w, "x.example");
     assert_int_equal(edit(w, EDIT_RELEASE, 1, ""), 1);
     (void)run(w, 1);
-    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
     assert_int_equal(edit(w, EDIT_HOLD, 1, ""), 1);
     (void)resume(w, "x.example");
     (void)run(w, 2);
-    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
     destroy(w);
 }
 
@@ -655,14 +648,14 @@ static void what_is_stranded_is_not_released_to_a_suspended_domain(void **state)
     struct world *w = create_with(64, true);
     add(w, 1, TO("a@x.example"));
     (void)run(w, 0);
-    (void)end_stranded(w, jobs_take(w->jobs, &w->turn), "F", MARK_A, 0);
+    (void)end_stranded(w, jobs_take(w->queue.jobs, &w->queue.turn), "F", MARK_A, 0);
     (void)suspend(w, "x.example");
-    schedule_release(w->schedule, MARK_A);
+    schedule_release(w->queue.schedule, MARK_A);
     (void)run(w, MINUTE);
-    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
     (void)resume(w, "x.example");
     (void)run(w, MINUTE);
-    assert_non_null(jobs_take(w->jobs, &w->turn)); /* its exchange is back */
+    assert_non_null(jobs_take(w->queue.jobs, &w->queue.turn)); /* its exchange is back */
     destroy(w);
 }
 
@@ -673,16 +666,16 @@ static void a_restart_takes_up_where_it_stopped(void **state)
     add_with(w, 1,
              TO("done@x.example", "a@x.example", "b@x.example", "held@x.example", "new@x.example"),
              stored, NULL);
-    assert_int_equal(schedule_recipients(w->schedule), 4);
+    assert_int_equal(schedule_recipients(w->queue.schedule), 4);
     (void)run(w, 0);
-    struct delivery *fresh = jobs_take(w->jobs, &w->turn);
+    struct delivery *fresh = jobs_take(w->queue.jobs, &w->queue.turn);
     assert_int_equal(fresh->recipient_count, 1);
     assert_int_equal(delivery_recipients(fresh)[0], 4);
-    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
     (void)run(w, 7 * MINUTE - 1);
-    assert_null(jobs_take(w->jobs, &w->turn));
+    assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
     (void)run(w, 7 * MINUTE);
-    struct delivery *waited = jobs_take(w->jobs, &w->turn);
+    struct delivery *waited = jobs_take(w->queue.jobs, &w->queue.turn);
     assert_int_equal(waited->recipient_count, 2);
     assert_int_equal(waited->attempts, 2);
     assert_int_equal(run(w, DAY * 4ull), (int)60000); /* only age limits are left to look at */
@@ -693,7 +686,7 @@ static void a_restart_takes_up_where_it_stopped(void **state)
 static int run_at(struct world *w, uint64_t now, int64_t jump)
 {
     w->now = now;
-    return schedule_run(w->schedule, now, WALL + now + (uint64_t)jump);
+    return schedule_run(w->queue.schedule, now, WALL + now + (uint64_t)jump);
 }
 
 static void a_wall_clock_that_is_set_moves_no_retry_and_no_age_limit(void **state)
@@ -704,25 +697,25 @@ static void a_wall_clock_that_is_set_moves_no_retry_and_no_age_limit(void **stat
         struct world *w = create(64);
         add(w, 1, TO("a@x.example"));
         (void)run(w, 0);
-        (void)end(w, jobs_take(w->jobs, &w->turn), "F");
+        (void)end(w, jobs_take(w->queue.jobs, &w->queue.turn), "F");
         (void)run_at(w, 1000, jumps[i]);
         (void)run_at(w, 5 * MINUTE - 1, jumps[i]);
-        assert_null(jobs_take(w->jobs, &w->turn));
+        assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
         (void)run_at(w, 5 * MINUTE, jumps[i]);
-        struct delivery *d = jobs_take(w->jobs, &w->turn);
+        struct delivery *d = jobs_take(w->queue.jobs, &w->queue.turn);
         assert_non_null(d);
         assert_false(d->flags & DELIVERY_EXPIRED);
 
         /* What is stored is told by the clock as it is then. */
-        schedule_set_time(w->schedule, w->now, WALL + w->now);
+        schedule_set_time(w->queue.schedule, w->now, WALL + w->now);
         (void)end(w, d, "F");
-        assert_int_equal(schedule_due_wall_ms(w->schedule, d), WALL + 15 * MINUTE);
+        assert_int_equal(schedule_due_wall_ms(w->queue.schedule, d), WALL + 15 * MINUTE);
         (void)run_at(w, 15 * MINUTE, -jumps[i]);
-        assert_ptr_equal(jobs_take(w->jobs, &w->turn), d);
+        assert_ptr_equal(jobs_take(w->queue.jobs, &w->queue.turn), d);
         (void)run_at(w, 5ull * DAY - 1, -jumps[i]); /* a session has it all the time */
         (void)end(w, d, "F");
         (void)run_at(w, 5ull * DAY, jumps[i]);
-        assert_ptr_equal(jobs_take(w->jobs, &w->turn), d);
+        assert_ptr_equal(jobs_take(w->queue.jobs, &w->queue.turn), d);
         assert_true(d->flags & DELIVERY_EXPIRED);
         destroy(w);
     }
@@ -755,23 +748,24 @@ static void a_clock_that_was_set_between_two_processes_loses_no_retry(void **sta
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         struct world *w = create(64);
         struct buf record;
-        schedule_set_time(w->schedule, 0, WALL + (uint64_t)table[i].ahead);
+        schedule_set_time(w->queue.schedule, 0, WALL + (uint64_t)table[i].ahead);
         buf_init(&record, ENVELOPE_ENCODED_MAX);
         encode_envelope(&record, 1, WALL, TO("a@x.example"));
-        assert_int_equal(schedule_add(w->schedule, 1, buf_slice(&record), stored_at_wall, NULL),
-                         SCHEDULE_ADDED);
+        assert_int_equal(
+            schedule_add(w->queue.schedule, 1, buf_slice(&record), stored_at_wall, NULL),
+            SCHEDULE_ADDED);
         buf_fini(&record);
         if (table[i].due > 0)
             (void)run_at(w, table[i].due - 1, table[i].ahead);
-        assert_null(jobs_take(w->jobs, &w->turn));
+        assert_null(jobs_take(w->queue.jobs, &w->queue.turn));
         (void)run_at(w, table[i].due, table[i].ahead);
-        struct delivery *d = jobs_take(w->jobs, &w->turn);
+        struct delivery *d = jobs_take(w->queue.jobs, &w->queue.turn);
         assert_non_null(d);
         assert_false(d->flags & DELIVERY_EXPIRED);
         (void)run_at(w, table[i].expires - 1, table[i].ahead);
         (void)end(w, d, "F");
         (void)run_at(w, table[i].expires, table[i].ahead);
-        assert_ptr_equal(jobs_take(w->jobs, &w->turn), d);
+        assert_ptr_equal(jobs_take(w->queue.jobs, &w->queue.turn), d);
         assert_true(d->flags & DELIVERY_EXPIRED);
         destroy(w);
     }
@@ -802,13 +796,13 @@ static void domains_by_the_thousands_are_each_known_once(void **state)
         add(w, n + 1, TO(to));
     }
     (void)run(w, 0);
-    for (struct delivery *d; (d = jobs_take(w->jobs, &w->turn)) != NULL;) {
+    for (struct delivery *d; (d = jobs_take(w->queue.jobs, &w->queue.turn)) != NULL;) {
         uint64_t n = (d->message->id - 1) % DOMAINS;
         assert_true(seen[n] == NULL || seen[n] == d->domain);
         seen[n] = d->domain;
         (void)end(w, d, "D");
     }
-    assert_int_equal(schedule_messages(w->schedule), 0);
+    assert_int_equal(schedule_messages(w->queue.schedule), 0);
     destroy(w); /* asserts that no domain is left */
 }
 
@@ -822,7 +816,7 @@ static void a_million_recipients_take_under_300_bytes_each(void **state)
     encode_envelope(&record, 1, WALL, TO("a@x.example"));
     size_t pages_before = resident_pages();
     for (uint64_t id = 1; id <= COUNT; id++)
-        assert_int_equal(schedule_add(w->schedule, id, buf_slice(&record), NULL, NULL),
+        assert_int_equal(schedule_add(w->queue.schedule, id, buf_slice(&record), NULL, NULL),
                          SCHEDULE_ADDED);
     size_t pages = resident_pages() - pages_before;
 #if !defined(__SANITIZE_ADDRESS__) &&                                                              \
@@ -831,7 +825,7 @@ static void a_million_recipients_take_under_300_bytes_each(void **state)
 #else
     (void)pages;
 #endif
-    assert_int_equal(schedule_recipients(w->schedule), COUNT);
+    assert_int_equal(schedule_recipients(w->queue.schedule), COUNT);
     buf_fini(&record);
     destroy(w);
 }

@@ -1,7 +1,7 @@
 /* A message's way into the spool: what is refused leaves nothing behind. */
 #include "core/base/clock.h"
-#include "core/queue/schedule.h"
 #include "core/spool/store_priv.h"
+#include "tests/unit/queue_fixture.h"
 #include "tests/unit/spool_fixture.h"
 #include "workers/inbound/upload.h"
 
@@ -16,27 +16,13 @@ enum { ID = 7, MAP_BYTES = 64 << 20, WAIT_MS = 60000 };
 struct world {
     char path[64];
     struct store *store;
-    struct jobs *jobs;
-    struct destination_table *destinations;
-    struct schedule *schedule;
-    struct committer *committer;
+    struct queue queue;
     struct mailbox mailbox; /* of the test */
     struct upload upload;
     unsigned stored; /* ops that came back */
     bool ended;
     bool passed; /* the op of pass_through came back */
 };
-
-static void on_pushed(void *context, unsigned count)
-{
-    (void)context, (void)count;
-}
-
-static void on_fatal(void *context, const char *what)
-{
-    (void)context;
-    fail_msg("%s", what);
-}
 
 static void on_stored(struct upload *u, bool ended)
 {
@@ -47,41 +33,26 @@ static void on_stored(struct upload *u, bool ended)
 
 static struct world *create(void)
 {
-    struct error error = {{0}};
     struct world *w = calloc(1, sizeof *w);
     assert_non_null(w);
     make_spool_path(w->path);
     w->store = open_spool(w->path, MAP_BYTES, 0);
-    w->jobs = jobs_create(64);
-    w->destinations = destination_table_create();
-    struct schedule_options schedule = {
-        .policy = {.retry_first_ms = 1000, .retry_max_ms = 1000, .age_limit_ms = 100000},
-        .jobs = w->jobs,
-        .destinations = w->destinations,
-        .on_pushed = on_pushed};
-    w->schedule = schedule_create(&schedule, clock_mono_ms(), clock_wall_ms());
-    struct committer_options options = {
-        .store = w->store, .schedule = w->schedule, .on_fatal = on_fatal};
-    w->committer = committer_start(&options, &error);
-    assert_non_null(w->committer);
+    const struct schedule_options schedule = {
+        .policy = {.retry_first_ms = 1000, .retry_max_ms = 1000, .age_limit_ms = 100000}};
+    queue_create(&w->queue, 64, schedule, clock_mono_ms(), clock_wall_ms());
+    queue_start_committer(&w->queue, (struct committer_options){.store = w->store});
     assert_int_equal(mailbox_init(&w->mailbox, w), 0);
-    upload_init(&w->upload, w->committer, &w->mailbox, on_stored);
+    upload_init(&w->upload, w->queue.committer, &w->mailbox, on_stored);
     upload_begin(&w->upload, ID);
     return w;
 }
 
 static void destroy(struct world *w)
 {
-    struct priority_turn turn = {0};
-    committer_stop(&w->committer);
+    queue_destroy(&w->queue);
     (void)mailbox_deliver(&w->mailbox);
     upload_fini(&w->upload);
     mailbox_fini(&w->mailbox);
-    while (jobs_take(w->jobs, &turn) != NULL)
-        continue;
-    schedule_destroy(&w->schedule);
-    destination_table_destroy(&w->destinations);
-    jobs_destroy(&w->jobs);
     store_close(&w->store);
     remove_spool(w->path);
     free(w);
@@ -120,7 +91,7 @@ static void pass_through(struct world *w)
                         .world = w};
     struct commit_op *op = &p.op;
     w->passed = false;
-    committer_submit(w->committer, &op);
+    committer_submit(w->queue.committer, &op);
     await(w, &w->passed, UINT32_MAX);
 }
 
@@ -139,7 +110,7 @@ static void use_up_room(struct world *w)
     struct passing p = {.op = {.kind = COMMIT_DISCARD, .u.discard_id = ID + 1, .on_done = on_turn},
                         .world = w};
     struct commit_op *op = &p.op;
-    committer_submit(w->committer, &op);
+    committer_submit(w->queue.committer, &op);
     pass_through(w);
 }
 

@@ -2,18 +2,19 @@
  * against a server of one socket that answers as it is told. */
 #include "workers/events/webhook.h"
 
+#include "tests/unit/spool_fixture.h"
+
 #include <arpa/inet.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
-
-#include <cmocka.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <cmocka.h>
 
 enum { EVENTS = 8, REQUEST_MAX = 8192, PATIENCE_MS = 20000 };
 
@@ -101,8 +102,7 @@ static int set_up(void **state)
     struct fixture *f = calloc(1, sizeof *f);
     struct error error = {{0}};
     assert_non_null(f);
-    (void)snprintf(f->path, sizeof f->path, "/tmp/onward-webhook-XXXXXX");
-    assert_non_null(mkdtemp(f->path));
+    make_spool_path(f->path);
     start_server(f);
     f->config = (struct config_webhook){.url = f->url,
                                         .events = 1u << EVENT_DELIVERED,
@@ -124,16 +124,11 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     struct fixture *f = *state;
-    char path[96];
     webhook_fini(&f->hook);
     (void)curl_multi_cleanup(f->multi);
     event_store_close(&f->store);
     stop_server(f);
-    (void)snprintf(path, sizeof path, "%s/data.mdb", f->path);
-    (void)unlink(path);
-    (void)snprintf(path, sizeof path, "%s/lock.mdb", f->path);
-    (void)unlink(path);
-    (void)rmdir(f->path);
+    remove_spool(f->path);
     free(f);
     return 0;
 }
