@@ -114,10 +114,13 @@ static void read_parameters(struct slice s, struct content_type *out, struct buf
         struct buf value;
         s = slice_skip(s, slice_find(s, ';') + 1);
         skip_blank(&s);
-        struct slice name = slice_trim(slice_take(s, slice_find(s, '=')));
-        if (name.len == s.len || slice_find(name, ';') < name.len)
+        size_t end = 0;
+        while (end < s.len && s.ptr[end] != '=' && s.ptr[end] != ';')
+            end++;
+        if (end == s.len || s.ptr[end] == ';') /* no value: it is none */
             continue;
-        s = slice_skip(s, slice_find(s, '=') + 1);
+        struct slice name = slice_trim(slice_take(s, end));
+        s = slice_skip(s, end + 1);
         skip_blank(&s);
         buf_init(&value, TYPE_BYTES_MAX);
         struct slice raw = read_value(&s, &value);

@@ -204,6 +204,35 @@ static void every_line_end_becomes_crlf(void **state)
     }
 }
 
+static double seconds_to_compile(const char *head, const char *repeated, size_t bytes)
+{
+    struct buf text;
+    buf_init(&text, bytes + 1000);
+    buf_append_str(&text, head);
+    while (buf_len(&text) < bytes)
+        buf_append_str(&text, repeated);
+    buf_append_str(&text, "\n\n{{v}}");
+    clock_t start = clock();
+    (void)mime_from_raw(&arena, buf_slice(&text), false, &error); /* taken or refused */
+    buf_fini(&text);
+    return (double)(clock() - start) / CLOCKS_PER_SEC;
+}
+
+/* Each part of it is read to its end once, whatever it is made of: 2 MB of one thing. */
+static void odd_content_takes_no_longer_than_other(void **state)
+{
+    (void)state;
+    static const char *const pairs[][2] = {
+        {"Content-Type: a/b", ";"}, {"Content-Type: text/plain", ";a=b"},
+        {"Subject: a", "\n b"},     {"Subject: ", "=?utf-8?q?=7b= "},
+        {"A: b\n\n", "\r"},         {"Content-Type: multipart/a; boundary=b\n\n", "--b\n"},
+        {"A: b\n\n{{v}}", "{ "},
+    };
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
+        if (seconds_to_compile(pairs[i][0], pairs[i][1], 2 << 20) > 5)
+            fail_msg("`%s` and much of `%s`", pairs[i][0], pairs[i][1]);
+}
+
 /* 4 MB took more than a minute where each line looked for its end through all that follows. */
 static void many_lines_take_no_longer_each(void **state)
 {
@@ -446,6 +475,7 @@ int main(void)
         TEST(encoded_words_that_hide_a_hole_are_read),
         TEST(every_line_end_becomes_crlf),
         TEST(many_lines_take_no_longer_each),
+        TEST(odd_content_takes_no_longer_than_other),
         TEST(lines_of_fields_are_folded),
         TEST(display_names_are_quoted_or_encoded),
         TEST(a_value_is_one_address_or_none),
