@@ -43,7 +43,7 @@ void queue_start_committer(struct queue *q, struct committer_options options)
 void queue_destroy(struct queue *q)
 {
     committer_stop(&q->committer);
-    while (jobs_take(q->jobs, &q->turn) != NULL)
+    while (q->jobs != NULL && jobs_take(q->jobs, &q->turn) != NULL)
         continue;
     schedule_destroy(&q->schedule);
     destination_table_destroy(&q->destinations);

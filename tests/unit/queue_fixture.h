@@ -24,7 +24,8 @@ void queue_create(struct queue *q, unsigned ring_slots, struct schedule_options 
  * one's; without `on_fatal` a write that fails for good fails the test. */
 void queue_start_committer(struct queue *q, struct committer_options options);
 
-/* Stops the committer, where there is one, and frees all, deliveries in the ring included. */
+/* Stops the committer, where there is one, and frees all, deliveries in the ring included. Harmless where
+ * that was done. */
 void queue_destroy(struct queue *q);
 
 #endif
