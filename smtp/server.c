@@ -304,6 +304,7 @@ static enum smtp_server_event on_data(struct smtp_server *s)
     if (s->state != SERVER_RCPT) {
         reply_sequence(s,
                        s->state == SERVER_MAIL ? "No valid recipients" : "Say MAIL and RCPT first");
+        s->turned_away = false; /* what was pipelined ends here */
         return SERVER_MORE;
     }
     if (s->closed != NULL) {
@@ -424,6 +425,7 @@ static enum smtp_server_event drop_chunk(struct smtp_server *s, struct slice inp
         reply_closed(s);
     else
         reply_sequence(s, "Say MAIL and RCPT first");
+    s->turned_away = s->turned_away && !s->chunk_last;
     return SERVER_MORE;
 }
 

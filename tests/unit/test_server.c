@@ -364,6 +364,26 @@ static void what_is_pipelined_behind_a_refusal_is_no_mistake(void **state)
 #undef CHUNK
 }
 
+/* What was pipelined ends with DATA, or the last chunk: who says it again has read the refusal. */
+static void content_without_a_recipient_is_excused_once(void **state)
+{
+    (void)state;
+#define DATAS        "DATA\r\nDATA\r\nDATA\r\nDATA\r\nDATA\r\n"
+#define LAST         "BDAT 1 LAST\r\nx"
+#define FIVE_REPLIES "503/5.5.1 503/5.5.1 503/5.5.1 503/5.5.1 421/4.7.0 {close} "
+    static const struct dialogue table[] = {
+        {EHLO MAIL "RCPT TO:<d@full.example>\r\n" DATAS,
+         "220 250 250/2.1.0 452/4.3.1 " FIVE_REPLIES},
+        {EHLO "MAIL FROM:<a@b.c> SIZE=201\r\n" DATAS, "220 250 552/5.3.4 " FIVE_REPLIES},
+        {EHLO MAIL "RCPT TO:<d@full.example>\r\n" LAST LAST LAST LAST LAST,
+         "220 250 250/2.1.0 452/4.3.1 " FIVE_REPLIES},
+    };
+    CHECK(table);
+#undef DATAS
+#undef LAST
+#undef FIVE_REPLIES
+}
+
 /* A connection may stay for hours: only those in a row count. */
 static void a_message_that_is_taken_makes_up_for_mistakes(void **state)
 {
@@ -491,6 +511,7 @@ int main(void)
         cmocka_unit_test(a_recipient_whose_domain_has_its_share_is_refused_alone),
         cmocka_unit_test(bad_addresses_are_no_mistakes_of_the_client),
         cmocka_unit_test(what_is_pipelined_behind_a_refusal_is_no_mistake),
+        cmocka_unit_test(content_without_a_recipient_is_excused_once),
         cmocka_unit_test(a_message_that_is_taken_makes_up_for_mistakes),
         cmocka_unit_test(commands_out_of_turn_are_refused),
         cmocka_unit_test(parameters_reach_the_envelope),
