@@ -397,6 +397,18 @@ class Verdicts(E2ETest):
                 relay.wait_logged("bounced", recipient=f"r@{domain}", code=554)
                 self.assertEqual(world.exchanges.connections(second), 0)
 
+    def test_a_verdict_in_the_midst_of_the_content_is_heard(self) -> None:
+        """It says so and closes, while we write: what it said counts, not that the connection broke."""
+        world = self.world()
+        behaviour = "reply@BODY=552 5.3.4 Too big for us;no-size"
+        domains = [world.domain(f"big{number}", behaviour)[0] for number in range(4)]
+        relay = world.start()
+        for domain in domains:
+            relay.send("", [f"r@{domain}"], domain, content_of(LARGE_BYTES))
+        for domain in domains:
+            line = relay.wait_logged("bounced", recipient=f"r@{domain}")[0]
+            self.assertEqual((line["code"], line["status"]), (552, "5.3.4"))
+
     def test_4xx_about_mailbox_or_policy_defers_without_asking_another(self) -> None:
         world = self.world()
         full, (_, full_second) = world.domain("full", "reply@RCPT=452 4.2.2 Mailbox full", "good")

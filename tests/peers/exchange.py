@@ -24,7 +24,7 @@ A behaviour is a list of words joined by ";":
         garbage                 bytes that are not SMTP
         flood                   an endless multi-line reply, as fast as it goes
         close, reset            ends the connection in place of the reply
-        reply                   answers ARGUMENT, e.g. "450 4.2.0 Later"; 421 closes
+        reply                   answers ARGUMENT, e.g. "450 4.2.0 Later"; 421 closes, and so does any in the BODY
         inject                  the right reply with a second one glued to it, [ARGUMENT]
         halt                    (BODY) stops reading
         lose                    (DOT) takes the message, then closes without a reply [after ARGUMENT seconds]
@@ -496,6 +496,8 @@ class Session:
             await self.fill()
             self.note("fault", phase="BODY", kind=fault.kind)
             await self.misbehave(fault, b"")
+            if fault.kind == "reply":
+                raise Gone("the content is given up, as ordered")
         searched = 0
         while True:
             if self.buffer.startswith(b".\r\n"):

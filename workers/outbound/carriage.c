@@ -139,7 +139,7 @@ void session_carry(struct session *s, struct flight *f)
     }
     enum net_status status = session_write_out(s);
     if (status != NET_OK && status != NET_AGAIN)
-        session_end_by_net(s, status);
+        session_lose(s, status);
 }
 
 void session_hand_over(struct session *s)
@@ -294,7 +294,7 @@ bool session_send_content(struct session *s)
         return false;
     }
     case BODY_LOST:
-        session_end_by_net(s, s->body.net);
+        session_lose(s, s->body.net);
         return false;
     }
     ASSERT(false);

@@ -33,8 +33,8 @@ struct carriage {
 
 struct session;
 
-/* Carries the flight's current batch, behind what is on its way: only where the machine may begin. Where it
- * fails at once, the lane has been told. */
+/* Carries the flight's current batch, behind what is on its way: only where the machine may begin. Where
+ * memory is wanting, the lane has been told. */
 void session_carry(struct session *s, struct flight *f);
 
 /* May one more message be bound behind what it is carrying? */
@@ -50,7 +50,7 @@ void session_hand_over(struct session *s);
  * off. */
 void session_break_off(struct session *s);
 
-/* Sends what goes of the content. False: the session is over. */
+/* Sends what goes of the content. False: the session is over, or about to be. */
 bool session_send_content(struct session *s);
 
 /* 354 to the oldest. */

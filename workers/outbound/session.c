@@ -125,7 +125,8 @@ void session_arm(struct session *s, uint64_t limit_ms, enum health_phase phase)
     timer_arm(&s->worker->timers, &s->limit, s->worker->now_ms + limit_ms);
     uint32_t patience = health_patience_ms(s->worker->parts->health, &s->target.address, phase);
     uint64_t longest = s->worker->config->delivery.patience_max_ms;
-    if (s->flight != NULL && patience > longest) /* it is not only the committed one that waits */
+    bool holds_up = s->flight != NULL;
+    if (holds_up && patience > longest) /* it is not only the committed one that waits */
         patience = (uint32_t)longest;
     timer_arm(&s->worker->timers, &s->patience, s->worker->now_ms + patience);
 }
@@ -227,6 +228,17 @@ void session_end_by_net(struct session *s, enum net_status status)
 {
     struct reply reply = reply_of(status, &s->target);
     session_fail(s, status == NET_NO_RESOURCES ? END_LOCAL : END_DOWN, &reply);
+}
+
+void session_lose(struct session *s, enum net_status status)
+{
+    if (status == NET_NO_RESOURCES) {
+        session_end_by_net(s, status);
+        return;
+    }
+    s->lost = status;
+    if (list_empty(&s->again_link))
+        list_push_back(&s->worker->outbound->again, &s->again_link);
 }
 
 static void leave_lane(struct session *s)
@@ -558,7 +570,7 @@ static bool flush(struct session *s)
             buf_shrink(&s->out);
         return true;
     }
-    session_end_by_net(s, status);
+    session_lose(s, status);
     return false;
 }
 
@@ -574,8 +586,22 @@ static bool write_all(struct session *s)
     return s->stage != SESSION_CLOSED;
 }
 
+/* Nothing can be written any more: reads what was said before, and ends. */
+static void hear_out(struct session *s)
+{
+    for (int round = 0; round < PUMP_ROUNDS_MAX; round++)
+        if (!receive(s))
+            break;
+    if (s->stage == SESSION_TALKING && !s->closing)
+        session_end_by_net(s, s->lost);
+}
+
 static void talk(struct session *s)
 {
+    if (s->lost != NET_OK) {
+        hear_out(s);
+        return;
+    }
     for (int round = 0; round < PUMP_ROUNDS_MAX; round++) {
         if (!write_all(s))
             return;
@@ -609,7 +635,8 @@ static void pump(struct session *s)
         talk(s);
     if (s->stage == SESSION_TLS) /* 220 to STARTTLS was just read: begin */
         tls_step(s);
-    if (s->stage == SESSION_TALKING && !s->closing && s->sending == NULL && buf_len(&s->out) > 0)
+    if (s->stage == SESSION_TALKING && !s->closing && s->lost == NET_OK && s->sending == NULL &&
+        buf_len(&s->out) > 0)
         (void)flush(s);
 }
 

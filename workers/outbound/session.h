@@ -65,6 +65,8 @@ struct session {
     struct conn conn;
     struct buf out;
     size_t out_told; /* bytes of `out` the observer has seen */
+    enum net_status
+        lost; /* a write failed with this: what the peer has said is heard, then it ends */
     struct smtp_client *smtp;
     uint64_t replies_seen; /* smtp_client_replies when the deadline was armed */
     enum smtp_phase phase_seen;

@@ -14,6 +14,10 @@ enum net_status session_write_out(struct session *s);
 
 void session_end_by_net(struct session *s, enum net_status status);
 
+/* A write has failed. Who closes on us may have said why, and that is there to be read: it is, in a turn of
+ * its own, for the caller may be in the midst of this session's input. Then the session ends. */
+void session_lose(struct session *s, enum net_status status);
+
 /* Arms the deadline and the patience of what is awaited now. */
 void session_arm(struct session *s, uint64_t limit_ms, enum health_phase phase);
 
