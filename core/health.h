@@ -52,7 +52,7 @@ enum health_event {
     HEALTH_EVENT_SUCCESS,     /* greeting and EHLO accepted */
     HEALTH_EVENT_CARRIED,     /* a whole transaction was answered, whatever the answers were */
     HEALTH_EVENT_SILENT,      /* patience ran out before EHLO was accepted */
-    HEALTH_EVENT_SILENT_LATE, /* behind it, before commit: at MAIL, RCPT, DATA or in the body */
+    HEALTH_EVENT_SILENT_LATE, /* behind it: at MAIL, RCPT, DATA, in the body or at its end */
     HEALTH_EVENT_BROKEN,      /* flood, over a limit, not SMTP */
     HEALTH_EVENT_BROKEN_LATE, /* behind EHLO, before commit */
     HEALTH_EVENT_DOWN,

@@ -192,7 +192,7 @@ static bool strikes(struct sim_dialogue *d, enum sim_phase phase, uint64_t *dela
         end(d, true);
         return true;
     case FAULT_REPLY:
-        say(d, slice_str(f->reply), 0);
+        say(d, slice_str(f->reply), f->delay_us);
         if (strncmp(f->reply, "421", 3) == 0 && !d->over)
             end(d, false);
         return true;
@@ -407,6 +407,7 @@ static void hear_mail(struct sim_dialogue *d)
 {
     ASSERT(!d->has_sender);
     uint64_t delay_us;
+    d->host->mails++;
     if (strikes(d, SIM_MAIL, &delay_us))
         return;
     if (d->host->messages_max > 0 && d->messages == d->host->messages_max) {

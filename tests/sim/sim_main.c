@@ -25,7 +25,8 @@ static void print(const char *what, const struct sim_tally *t)
 static int usage(void)
 {
     (void)fputs("usage: sim seed N | sim trail N | sim seeds FROM COUNT | sim digests FROM COUNT | "
-                "sim list FILE | sim bytes [N] | sim pipeline [N] | sim room | sim recovery\n",
+                "sim list FILE | sim bytes [N] | sim pipeline [N] | sim room | sim recovery | "
+                "sim scenes\n",
                 stderr);
     return 2;
 }
@@ -96,6 +97,9 @@ int main(int argc, char **argv)
     } else if (argc == 2 && strcmp(argv[1], "recovery") == 0) {
         sim_run_recovery(&t);
         print("recovery", &t);
+    } else if (argc == 2 && strcmp(argv[1], "scenes") == 0) {
+        sim_run_scenes(&t);
+        print("scenes", &t);
     } else {
         return usage();
     }

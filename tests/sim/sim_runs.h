@@ -1,5 +1,5 @@
 /* What the simulation runs: random worlds by seed, one dialogue with a fault at every byte, a burst
- * without room for it, and exchanges that recover. */
+ * without room for it, exchanges that recover, and scenes. */
 #ifndef ONWARD_TESTS_SIM_RUNS_H
 #define ONWARD_TESTS_SIM_RUNS_H
 
@@ -32,6 +32,9 @@ void sim_run_room(struct sim_tally *tally);
 
 /* The one exchange of a domain is out of order for a time, with mail waiting. */
 void sim_run_recovery(struct sim_tally *tally);
+
+/* What bulk senders meet, scene by scene. */
+void sim_run_scenes(struct sim_tally *tally);
 
 void sim_tally_add(struct sim_tally *tally, const struct sim_world *w);
 

@@ -199,6 +199,20 @@ void flight_apply_unknown(struct flight *f, const struct reply *replies, const s
     f->unknown_at = *at;
 }
 
+void flight_note_asked(struct flight *f, const struct address *a)
+{
+    if (!flight_has_asked(f, a))
+        f->asked[f->asked_count++] = *a;
+}
+
+bool flight_has_asked(const struct flight *f, const struct address *a)
+{
+    for (unsigned i = 0; i < f->asked_count; i++)
+        if (address_same_ip(a, &f->asked[i]))
+            return true;
+    return f->asked_count == FLIGHT_ASKED_MAX;
+}
+
 bool flight_try_elsewhere(struct flight *f)
 {
     if (f->exchanges >= EXCHANGES_TRIED_MAX)

@@ -22,6 +22,9 @@
 
 struct session;
 
+/* Verdicts of exchanges that are remembered, so that each is asked once while a slow one is awaited. */
+enum { FLIGHT_ASKED_MAX = 8 };
+
 enum flight_progress { FLIGHT_UNTRIED, FLIGHT_ELSEWHERE, FLIGHT_FINAL };
 
 /* One recipient on its way. */
@@ -49,8 +52,8 @@ struct flight {
     const struct session *token; /* who may send the last byte; NULL = nobody yet */
     bool unknown;                /* the token holder was lost behind the last byte (RFC 1047) */
     struct address unknown_at;
-    bool elsewhere; /* had a 4xx at `asked`: one other exchange is asked */
-    struct address asked;
+    struct address asked[FLIGHT_ASKED_MAX]; /* gave a verdict that another exchange may better */
+    unsigned asked_count;
     uint64_t started_ms; /* monotonic */
 };
 
@@ -86,6 +89,12 @@ void flight_apply(struct flight *f, const struct reply *replies, bool others_awa
 /* Connection lost behind the last byte: recipients that were accepted (`replies` class 2 or none
  * yet) are unknown. */
 void flight_apply_unknown(struct flight *f, const struct reply *replies, const struct address *at);
+
+/* The exchange at `a` has given a verdict that another one may better: it is not asked again. */
+void flight_note_asked(struct flight *f, const struct address *a);
+
+/* Has it? True for all where as many have as are remembered. */
+bool flight_has_asked(const struct flight *f, const struct address *a);
 
 /* Recipients that one more exchange should be asked for become untried again, once. False: there
  * are none, or two exchanges have given their verdict. */

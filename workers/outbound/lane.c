@@ -21,7 +21,7 @@ struct worker *lane_worker(const struct lane *l)
 
 bool lane_has_asked(const struct lane *l, const struct address *a)
 {
-    return l->flight != NULL && l->flight->elsewhere && address_same_ip(a, &l->flight->asked);
+    return l->flight != NULL && flight_has_asked(l->flight, a);
 }
 
 static bool was_asked(const struct lane *l, const struct session *s)
@@ -53,12 +53,26 @@ static bool is_coming(const struct lane *l, const struct session *s)
     return (!s->greeted_well || busy) && !was_asked(l, s);
 }
 
+/* The reply to what was handed over to it takes longer than its patience: nobody counts on it. */
+static bool is_late(const struct session *s)
+{
+    return s->slow && s->handed_over > 0;
+}
+
+static bool is_any_late(const struct lane *l)
+{
+    for (struct link *i = l->sessions.next; i != &l->sessions; i = i->next)
+        if (is_late(CONTAINER_OF(i, struct session, lane_link)))
+            return true;
+    return false;
+}
+
 /* Is a session on its way that may still become a carrier? */
 bool lane_is_awaited(const struct lane *l)
 {
     for (struct link *i = l->sessions.next; i != &l->sessions; i = i->next) {
         const struct session *s = CONTAINER_OF(i, struct session, lane_link);
-        if (is_coming(l, s) && s->flight == NULL)
+        if (is_coming(l, s) && s->flight == NULL && !is_late(s))
             return true;
     }
     return false;
@@ -164,6 +178,7 @@ static void reorder(struct lane *l)
     ASSERT(l->target_count <= l->target_capacity);
     memcpy(l->targets, order, l->target_count * sizeof *order);
     l->next_target = 0;
+    l->order_is_old = false;
     l->any_unwell = false;
     for (unsigned i = 0; i < l->target_count; i++)
         l->any_unwell |= order[i].state != HEALTH_HEALTHY;
@@ -209,23 +224,37 @@ struct session *lane_try(struct lane *l, const struct target *t, bool probe)
 }
 
 /* As many of this lane are parked there as may be: an exchange that answers no content's end gets no more
- * of the mail that a slow one may yet carry. */
+ * of its mail, be it that the others are slow, fail, or ask to come later. */
 static bool is_crowded(const struct lane *l, const struct address *a)
 {
-    return l->flight != NULL && l->flight->carriers > 0 && !lane_has_asked(l, a) &&
-           lane_count_sessions_to(l, a) >= LANE_SESSIONS_PER_ADDRESS_MAX;
+    return lane_count_sessions_to(l, a) >= LANE_SESSIONS_PER_ADDRESS_MAX;
+}
+
+/* One of the lane's goes there already, and may yet carry its mail. */
+static bool is_tried(const struct lane *l, const struct address *a)
+{
+    for (struct link *i = l->sessions.next; i != &l->sessions; i = i->next) {
+        const struct session *s = CONTAINER_OF(i, struct session, lane_link);
+        if (!s->retiring && !is_late(s) && address_same_ip(a, &s->target.address))
+            return true;
+    }
+    return false;
 }
 
 /* A probe never runs alone: the one behind it starts as well. */
 bool lane_start_next(struct lane *l)
 {
     bool started = false;
+    if (l->order_is_old)
+        reorder(l);
     while (l->next_target < l->target_count &&
            outbound_has_room(l->worker->outbound, lane_priority(l))) {
         struct target *t = &l->targets[l->next_target];
         bool probe = false;
-        if (is_crowded(l, &t->address))
-            break; /* in its turn again where the slow one fails */
+        if (is_tried(l, &t->address) || is_crowded(l, &t->address)) {
+            l->next_target++;
+            continue;
+        }
         if (t->needs_probe) {
             probe = health_claim_probe(l->worker->parts->health, &t->address, l->worker->now_ms);
             if (!probe) {
@@ -381,8 +410,7 @@ void lane_idle(struct lane *l, struct session *s)
               l->worker->now_ms + l->worker->config->delivery.idle_ms);
 }
 
-/* Is one on its way whose patience holds, or can one be started? */
-static bool race(struct lane *l)
+bool lane_race(struct lane *l)
 {
     return is_followed(l) || lane_start_next(l);
 }
@@ -420,7 +448,7 @@ void lane_go_on(struct lane *l)
             return;
         if (ready != NULL)
             lane_take_next(l, ready);
-        else if (!race(l) && is_deserted(l) && !lane_wait_for_room(l))
+        else if (!lane_race(l) && is_deserted(l) && !lane_wait_for_room(l))
             spent(l);
         return;
     }
@@ -428,7 +456,8 @@ void lane_go_on(struct lane *l)
         return;
     if (ready != NULL)
         lane_carry(l, ready);
-    else if (race(l) || l->flight->carriers > 0 || lane_is_awaited(l))
+    else if (lane_race(l) || l->flight->carriers > 0 || lane_is_awaited(l) ||
+             (l->flight->asked_count == 0 && is_any_late(l)))
         return;
     else if (lane_wait_for_room(l))
         make_room(l);
@@ -508,7 +537,7 @@ void lane_on_patience(struct lane *l, struct session *s)
     if (l->flight != NULL ? l->flight->token != NULL || !all_carriers_slow(l) : s->ready)
         return; /* somebody is on his way to the commit point, or behind it */
     struct session *spare = l->flight != NULL ? lane_find_carrier(l) : NULL;
-    bool raced = spare != NULL || race(l);
+    bool raced = spare != NULL || lane_race(l);
     lane_log_patience(l, s, raced);
     if (raced)
         figure_add(&l->worker->shared.figures.races_started, 1);

@@ -10,7 +10,8 @@
  *     the carrier's patience ends -> another session carries the same flight beside it; the commit
  *                                    token decides who sends the last byte
  *     ... behind the last byte    -> what was bound behind it goes back to the queue, and the lane *steps
- *                                    aside*: it gives its right back and only waits for that reply
+ *                                    aside*: it gives its right back and only waits for that reply; where as
+ *                                    many have, it goes on at the next exchange beside it
  *     the flight has its outcome  -> slow ones are let go; the ready session takes the next message
  *     a handed over flight is not done with (some recipients are for another transaction, or another
  *       exchange)                 -> it comes back, and is the next one

@@ -15,6 +15,7 @@ void lane_flight_over(struct lane *l, struct session *last)
     outcome_of_flight(l->worker, &l->flight, last,
                       stranded ? recovery_stranding(l) : (struct stranding){0});
     l->failure = (struct reply){0};
+    l->order_is_old = true;
     struct session *keep =
         lane_find_carrier(l); /* ready now: e.g. the preferred one, passed over by a 4xx */
     if (keep == NULL && last != NULL && last->stage != SESSION_CLOSED)
@@ -157,6 +158,7 @@ void lane_take_next(struct lane *l, struct session *s)
         lane_go_on(l);
         return;
     }
+    l->order_is_old |= s->messages > 0;
     l->flight = take_from_queue(l);
     if (l->flight == NULL)
         lane_idle(l, s);
@@ -214,6 +216,7 @@ bool lane_bind_behind(struct lane *l, struct session *s)
         l->flight = before;
         return false;
     }
+    l->order_is_old = true;
     bool here = is_for(l, s);
     if (!here && s->binding_ahead) {
         give_back(l);
@@ -277,8 +280,7 @@ static void soften_misreading(const struct lane *l, const struct session *s, str
 
 static void want_elsewhere(struct lane *l, struct flight *f, const struct session *s)
 {
-    f->elsewhere = true;
-    f->asked = s->target.address;
+    flight_note_asked(f, &s->target.address);
     health_show(l->worker->parts->health, &s->target.address, HEALTH_RESTART);
 }
 
@@ -340,12 +342,15 @@ static void on_current_answered(struct lane *l, struct session *s, const struct 
         return; /* the rest goes over this session, as soon as it is ready */
     if (flight_try_elsewhere(f)) {
         want_elsewhere(l, f, s);
-        bool to_come = lane_is_awaited(l) || lane_start_next(l);
+        struct session *spare = lane_find_carrier(l);
+        bool to_come = spare != NULL || lane_race(l) || lane_is_awaited(l);
         bool in_line = !to_come && lane_wait_for_room(l);
         if (to_come || in_line)
             lane_log_failure(l, s, &s->target, "transaction", &c->replies[0], "one other exchange");
         if (in_line)
             lane_let_go(l, s); /* it may be what takes the room */
+        if (spare != NULL)
+            lane_carry(l, spare);
         if (to_come || in_line)
             return;
     }
@@ -376,8 +381,7 @@ void lane_on_done(struct lane *l, struct session *s, struct carriage *c)
     bool committed = f->token == s;
     if (!committed && f->carriers > 0 && (f->token != NULL || !all_refused_for_good(c))) {
         /* Refused here before the commit point, while another session still carries it. */
-        f->elsewhere = true;
-        f->asked = s->target.address;
+        flight_note_asked(f, &s->target.address);
         lane_note_failure(l, &c->replies[0], false);
         lane_go_on(l);
         return;
@@ -465,22 +469,26 @@ static bool is_helped(const struct lane *l, const struct session *s)
     return false;
 }
 
-/* It has nothing left to wait for but a reply that is late: others come in its place. */
-static void step_aside(struct lane *l)
+/* It has nothing left to wait for but a reply that is late: others come in its place. False: as many as may
+ * have stepped aside already. */
+static bool step_aside(struct lane *l)
 {
     if (!destination_step_aside(l->destination,
                                 l->worker->config->delivery.connections_per_destination))
-        return;
+        return false;
     l->is_aside = l->counted_aside = true;
     list_remove(&l->turn_link);
     lane_let_others_go(l, NULL);
     lane_open_others(l);
+    return true;
 }
 
 void lane_on_late(struct lane *l, struct session *s)
 {
     if (l->is_aside)
         return;
+    s->slow = true;
+    recovery_tell(l->worker, &s->target, HEALTH_EVENT_SILENT_LATE); /* others go first meanwhile */
     lane_log_late(l, s);
     if (s->flight != NULL && s->flight->token == s) {
         let_carriers_go(l, s);
@@ -490,9 +498,8 @@ void lane_on_late(struct lane *l, struct session *s)
         session_break_off(s);
         give_back(l);
     }
-    if (l->flight == NULL && list_empty(&l->returned) && !is_helped(l, s))
-        step_aside(l);
-    else
+    bool has_work = l->flight != NULL || !list_empty(&l->returned) || is_helped(l, s);
+    if (has_work || !step_aside(l))
         lane_go_on(l);
 }
 

@@ -15,6 +15,7 @@ struct lane {
     const struct route *route;       /* referenced */
     struct target *targets;          /* the order of this attempt; owned */
     unsigned target_count, next_target, target_capacity;
+    bool order_is_old; /* made for a message before this one: another is made before one is tried */
     struct link sessions;  /* struct session, in the order they were started */
     struct flight *flight; /* the message being carried, or NULL; owned */
     struct link returned;  /* struct flight, by link: handed over once, and not done with; owned */
@@ -61,6 +62,9 @@ void lane_go_on(struct lane *l);
 
 /* Starts the next address of the order; false: none could be started. */
 bool lane_start_next(struct lane *l);
+
+/* Is one on its way whose patience holds, or can one be started? */
+bool lane_race(struct lane *l);
 
 /* Another address, and no room for a connection to it: the lane waits in line. */
 bool lane_wait_for_room(struct lane *l);

@@ -125,7 +125,7 @@ void session_arm(struct session *s, uint64_t limit_ms, enum health_phase phase)
     timer_arm(&s->worker->timers, &s->limit, s->worker->now_ms + limit_ms);
     uint32_t patience = health_patience_ms(s->worker->parts->health, &s->target.address, phase);
     uint64_t longest = s->worker->config->delivery.patience_max_ms;
-    bool holds_up = s->flight != NULL;
+    bool holds_up = s->flight != NULL && !session_has_committed(s);
     if (holds_up && patience > longest) /* it is not only the committed one that waits */
         patience = (uint32_t)longest;
     timer_arm(&s->worker->timers, &s->patience, s->worker->now_ms + patience);
