@@ -44,9 +44,12 @@ void smtp_put_mail(struct buf *out, const struct smtp_capabilities *caps, const 
         buf_append_str(out, " SIZE=");
         buf_append_u64(out, e->size_bytes);
     }
-    if (has(caps, SMTP_CAP_8BITMIME) && (e->flags & (ENVELOPE_BODY_8BIT | ENVELOPE_HAS_8BIT)) != 0)
+    bool utf8 = has(caps, SMTP_CAP_SMTPUTF8) && needs_utf8(e, recipients, recipient_count);
+    /* Our own Received names a recipient: with UTF-8, where the rest of the content has none. */
+    if (has(caps, SMTP_CAP_8BITMIME) &&
+        (utf8 || (e->flags & (ENVELOPE_BODY_8BIT | ENVELOPE_HAS_8BIT)) != 0))
         buf_append_str(out, " BODY=8BITMIME");
-    if (has(caps, SMTP_CAP_SMTPUTF8) && needs_utf8(e, recipients, recipient_count))
+    if (utf8)
         buf_append_str(out, " SMTPUTF8");
     if (has(caps, SMTP_CAP_DSN) && e->ret != RET_NONE)
         buf_append_str(out, e->ret == RET_FULL ? " RET=FULL" : " RET=HDRS");

@@ -185,6 +185,7 @@ class Webhooks(Hooked):
         view = self.webhook()
         self.assertEqual((view["failing"], view["pending"], view["dropped"]), (True, 1, 0))
         self.assertTrue(view["last_error"])
+        self.assertRegex(self.relay.run("status").stdout, r"(?m)^http://localhost:\d+ +1 +0 +0 +in \S+ +Couldn't connect")
 
     def test_batches_hold_as_many_as_they_may(self) -> None:
         self.start(batch_size=5, max_delay="10m")

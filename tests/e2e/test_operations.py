@@ -428,6 +428,18 @@ class Sending(E2ETest):
         self.assertNotEqual(done.returncode, 0)
         self.assertRegex(done.stderr, r"5\d\d")
 
+    def test_internationalized_addresses_need_no_option(self) -> None:
+        world = self.world()
+        domain, _ = world.domain("one", "good")
+        relay = world.start()
+        done = self.submit(relay, f"Subject: x\nMessage-ID: <m@{ORIGIN}>\n\nHello.\n", "-f", SENDER, f"jörg@{domain}")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(world.wait_accepted("m")[0]["recipients"], [f"jörg@{domain}"])
+
+    def test_a_server_that_is_no_address_is_told_as_such(self) -> None:
+        done = onward("send", "--server", "relay1", "-f", SENDER, "a@example.org", stdin="Subject: x\n\nx\n")
+        self.assertEqual((done.returncode, "not an address and port" in done.stderr), (64, True), done.stderr)
+
     def test_without_a_relay_it_is_a_temporary_failure(self) -> None:
         world = self.world()
         done = self.submit(world.relay, "Subject: x\n\nHello.\n", "-f", SENDER, f"r@one.{ORIGIN}")

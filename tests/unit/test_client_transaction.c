@@ -461,20 +461,23 @@ static void smtputf8_goes_only_where_something_needs_it(void **state)
                                  "C: MAIL FROM:<a@sender.example> SIZE=1000\n" ONE TWO DATA);
     dialogue_play(&d, PIPELINING "? yes\n");
     d.envelope.flags = ENVELOPE_SMTPUTF8 | ENVELOPE_HAS_UTF8_HEADER;
-    dialogue_play(&d,
-                  EVERYTHING "! begin\n"
-                             "C: MAIL FROM:<a@sender.example> SIZE=1000 SMTPUTF8\n" ONE TWO DATA);
+    dialogue_play(
+        &d, EVERYTHING
+        "! begin\n"
+        "C: MAIL FROM:<a@sender.example> SIZE=1000 BODY=8BITMIME SMTPUTF8\n" ONE TWO DATA);
     d.envelope.flags = ENVELOPE_SMTPUTF8;
     d.recipients[1].address = SLICE_LIT("zw\xc3\xb6lf@rcpt.example");
-    dialogue_play(&d, EVERYTHING "! begin\n"
-                                 "C: MAIL FROM:<a@sender.example> SIZE=1000 SMTPUTF8\n" ONE
-                                 "C: RCPT TO:<zw\xc3\xb6lf@rcpt.example>\n" DATA);
+    dialogue_play(&d, EVERYTHING
+                  "! begin\n"
+                  "C: MAIL FROM:<a@sender.example> SIZE=1000 BODY=8BITMIME SMTPUTF8\n" ONE
+                  "C: RCPT TO:<zw\xc3\xb6lf@rcpt.example>\n" DATA);
     d = dialogue_for(1);
     d.envelope.flags = ENVELOPE_SMTPUTF8;
     d.envelope.sender = SLICE_LIT("\xc3\xa4@sender.example");
-    dialogue_play(&d, EVERYTHING
-                  "! begin\n"
-                  "C: MAIL FROM:<\xc3\xa4@sender.example> SIZE=1000 SMTPUTF8\n" ONE DATA);
+    dialogue_play(
+        &d, EVERYTHING
+        "! begin\n"
+        "C: MAIL FROM:<\xc3\xa4@sender.example> SIZE=1000 BODY=8BITMIME SMTPUTF8\n" ONE DATA);
 }
 
 static void what_a_server_cannot_take_is_known_before_mail(void **state)

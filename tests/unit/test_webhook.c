@@ -65,7 +65,7 @@ static void *serve(void *context)
         }
         s->request[len] = '\0';
         const char *answer = atomic_load(&s->answer);
-        (void)!write(fd, answer, strlen(answer));
+        (void)!send(fd, answer, strlen(answer), MSG_NOSIGNAL);
         (void)close(fd);
     }
 }
@@ -309,6 +309,27 @@ static void where_an_answer_points_to_is_not_followed(void **state)
     assert_non_null(strstr(f->hook.last_error, "HTTP status 302"));
 }
 
+static void an_answer_that_never_ends_is_cut_off_and_its_status_holds(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const heads[] = {"HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 500 No\r\n\r\n"};
+    enum { LENGTH = 1 << 20 };
+    char *answer = malloc(LENGTH + 1);
+    assert_non_null(answer);
+    for (unsigned i = 0; i < 2; i++) {
+        memset(answer, 'x', LENGTH);
+        memcpy(answer, heads[i], strlen(heads[i]));
+        answer[LENGTH] = '\0';
+        put(f, EVENT_DELIVERED, EVENTS);
+        assert_true(act(f));
+        end(f, answer);
+        assert_int_equal(f->hook.failures, i);
+        if (i == 0)
+            note_done(f);
+    }
+    free(answer);
+}
+
 static void without_its_token_nothing_is_sent(void **state)
 {
     struct fixture *f = *state;
@@ -358,6 +379,7 @@ int main(void)
         TEST(a_receiver_that_asks_for_time_gets_it),
         TEST(a_batch_that_is_too_large_is_halved_at_once_down_to_one_event),
         TEST(where_an_answer_points_to_is_not_followed),
+        TEST(an_answer_that_never_ends_is_cut_off_and_its_status_holds),
         TEST(without_its_token_nothing_is_sent),
         TEST(a_token_that_would_smuggle_a_field_is_none),
         TEST(what_nobody_wants_is_passed_by_without_a_request),

@@ -1,6 +1,7 @@
 #include "workers/cli/cli.h"
 #include "workers/cli/mail_text.h"
 
+#include "core/base/utf8.h"
 #include "smtp/reply.h"
 #include "smtp/stuff.h"
 
@@ -91,7 +92,10 @@ static int parse_arguments(struct request *r, int argc, char **argv)
         } else if (strchr("bomnvGhUqdLpX", a[1]) == NULL) {
             return cli_fail(EX_USAGE, "unknown option %s", a);
         } else if (a[1] == 'b' && a[2] != 'm') {
-            return cli_fail(EX_USAGE, "%s is not offered; only -bm, submitting a message", a);
+            return cli_fail(EX_USAGE,
+                            "%s is not offered, only -bm, submitting a message; `onward queue` "
+                            "shows what waits",
+                            a);
         } /* what remains are sendmail's switches that change nothing here */
     }
     return 0;
@@ -173,8 +177,11 @@ static int submit(struct dialogue *d, const struct request *r, const char *sende
     (void)gethostname(host, sizeof host - 1);
     if (read_reply(d) != 220 || !say(d, 2, "EHLO %s", host))
         return status_of(d);
-    if (!say(d, 2, "MAIL FROM:<%s>%s%s%s%s%s", sender, r->body_8bit ? " BODY=8BITMIME" : "",
-             r->ret != NULL ? " RET=" : "", r->ret != NULL ? r->ret : "",
+    bool utf8 = utf8_has_high(slice_str(sender));
+    for (size_t i = 0; i < r->recipients.count; i++)
+        utf8 |= utf8_has_high(slice_str(r->recipients.items[i]));
+    if (!say(d, 2, "MAIL FROM:<%s>%s%s%s%s%s%s", sender, r->body_8bit ? " BODY=8BITMIME" : "",
+             utf8 ? " SMTPUTF8" : "", r->ret != NULL ? " RET=" : "", r->ret != NULL ? r->ret : "",
              r->envid != NULL ? " ENVID=" : "", r->envid != NULL ? r->envid : ""))
         return status_of(d);
     for (size_t i = 0; i < r->recipients.count; i++)
@@ -187,13 +194,8 @@ static int submit(struct dialogue *d, const struct request *r, const char *sende
     return 0;
 }
 
-static FILE *connect_to(const struct request *r, const struct config *config, char *where,
-                        size_t size)
+static FILE *connect_to(struct address a, char *where, size_t size)
 {
-    struct address a =
-        config != NULL ? config->submission.listeners[0].address : (struct address){0};
-    if (r->server != NULL && !address_parse(slice_str(r->server), &a))
-        return NULL;
     static const uint8_t any[16] = {0}, loopback[4] = {127, 0, 0, 1};
     if (memcmp(a.ip, any, sizeof any) == 0)
         a = address_from_v4(loopback, a.port);
@@ -231,11 +233,18 @@ static int send_message(struct request *r, struct buf *content)
     if (strpbrk(sender, " \r\n<>") != NULL)
         return cli_fail(strcmp(sender, "<>") == 0 ? 0 : EX_USAGE,
                         "`%s` is not a sender's address; give it without brackets", sender);
+    struct address server;
+    if (r->server != NULL && !address_parse(slice_str(r->server), &server))
+        return cli_fail(EX_USAGE,
+                        "--server `%s` is not an address and port, such as 127.0.0.1:2525",
+                        r->server);
     struct error error = {{0}};
     struct config *config = r->server == NULL ? config_load(r->options.config_path, &error) : NULL;
     if (config == NULL && r->server == NULL)
         return cli_fail(EX_CONFIG, "%s", error.text);
-    struct dialogue d = {.stream = connect_to(r, config, where, sizeof where)};
+    if (config != NULL)
+        server = config->submission.listeners[0].address;
+    struct dialogue d = {.stream = connect_to(server, where, sizeof where)};
     int status;
     if (d.stream == NULL) {
         status = cli_fail(EX_TEMPFAIL, "no relay answers on %s (%s); start it with `onward serve`",

@@ -92,6 +92,35 @@ static void print_figures(const char *section, const json_t *figures)
     table_destroy(&t);
 }
 
+/* Nothing where there is none. */
+static void print_webhooks(const json_t *webhooks)
+{
+    static const char *const headings[] = {"WEBHOOK",  "WAITING",    "TAKEN", "DROPPED",
+                                           "NEXT TRY", "LAST ERROR", NULL};
+    size_t i;
+    const json_t *w;
+    struct table *t = table_create(headings);
+    json_array_foreach(webhooks, i, w)
+    {
+        char waiting[TEXT_SIZE], taken[TEXT_SIZE], dropped[TEXT_SIZE], again[TEXT_SIZE] = "";
+        bool failing = json_is_true(json_object_get(w, "failing"));
+        if (failing)
+            cli_time(again, sizeof again, "in ", number_of(w, "again_ms"), "");
+        const char *cells[] = {cli_text(w, "url"),
+                               count(waiting, number_of(w, "pending")),
+                               count(taken, number_of(w, "delivered")),
+                               count(dropped, number_of(w, "dropped")),
+                               again,
+                               failing ? cli_text(w, "last_error") : "",
+                               NULL};
+        table_add(t, cells);
+    }
+    if (i > 0)
+        (void)printf("\n");
+    table_print(t);
+    table_destroy(&t);
+}
+
 static void on_status(void *context, const json_t *line)
 {
     const struct cli_options *options = context;
@@ -104,6 +133,7 @@ static void on_status(void *context, const json_t *line)
     print_figures("SPOOL", json_object_get(line, "spool"));
     print_figures("WORKERS", json_object_get(line, "workers"));
     print_figures("DNS", json_object_get(line, "dns"));
+    print_webhooks(json_object_get(line, "webhooks"));
 }
 
 int cmd_status(int argc, char **argv)

@@ -6,7 +6,7 @@
 
 enum {
     TOKEN_BYTES_MAX = 4096,
-    ANSWER_BYTES_MAX = 64 << 10, /* longer ones are cut off: nobody reads them */
+    ANSWER_BYTES_MAX = 64 << 10, /* longer ones are cut off, and their status holds */
     CONNECT_LIMIT_MS = 10000,
     RETRY_FIRST_MS = 1000,
     RETRY_MAX_MS = 5 * 60000,
@@ -198,11 +198,11 @@ static uint64_t backoff(const struct webhook *w, struct random *random)
     return random_jitter(random, wait < RETRY_MAX_MS ? wait : RETRY_MAX_MS, 10);
 }
 
-static void describe_failure(struct webhook *w, CURLcode result, long status)
+static void describe_failure(struct webhook *w, bool answered, CURLcode result, long status)
 {
     struct reply said; /* makes whatever it said printable */
     reply_set_text(&said, slice_of(w->answer, w->answer_len));
-    if (result != CURLE_OK && result != CURLE_WRITE_ERROR)
+    if (!answered)
         (void)snprintf(w->last_error, sizeof w->last_error, "%s", curl_easy_strerror(result));
     else
         (void)snprintf(w->last_error, sizeof w->last_error, "HTTP status %ld: %.*s", status,
@@ -231,9 +231,10 @@ void webhook_ended(struct webhook *w, CURLcode result, struct random *random, ui
 {
     long status = 0;
     (void)curl_easy_getinfo(w->easy, CURLINFO_RESPONSE_CODE, &status);
+    bool answered = result == CURLE_OK || w->answer_bytes > ANSWER_BYTES_MAX;
     uint64_t asked = asked_wait_ms(w);
     take_back(w);
-    if (result == CURLE_OK && status >= 200 && status < 300) {
+    if (answered && status >= 200 && status < 300) {
         w->delivered += w->sent.count;
         w->done_upto = w->sent.upto;
         if (w->failures > 0)
@@ -242,10 +243,10 @@ void webhook_ended(struct webhook *w, CURLcode result, struct random *random, ui
         return;
     }
     uint64_t wait = backoff(w, random);
-    if (result == CURLE_OK && status == HTTP_TOO_LARGE && w->batch_max > 1) {
+    if (answered && status == HTTP_TOO_LARGE && w->batch_max > 1) {
         w->batch_max /= 2;
         wait = 0;
     }
-    describe_failure(w, result, status);
+    describe_failure(w, answered, result, status);
     fail(w, wait > asked ? wait : asked, mono_ms);
 }
