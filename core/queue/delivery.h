@@ -40,7 +40,9 @@ struct domain {
 /* Fields are immutable after creation except those marked (committer). */
 struct message {
     uint64_t id;
-    int64_t arrived_mono_ms;  /* the age limit counts from here; before this machine's start: < 0 */
+    _Atomic int64_t
+        arrived_mono_ms;      /* (committer) the age limit counts from here; before this machine's
+                                        start: < 0. Workers read it */
     uint32_t recipients_left; /* (committer) unfinished, over all deliveries */
     uint8_t priority;         /* enum envelope_priority */
     struct link deliveries;   /* (committer) */

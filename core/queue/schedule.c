@@ -139,18 +139,33 @@ static uint64_t due_of_stored(const struct schedule *s, uint64_t due_wall_ms)
     return s->mono_ms + (wait < longest ? wait : longest);
 }
 
+/* The age of what has its last chance before it is returned. */
+static uint64_t age_of_last_chance(const struct schedule *s)
+{
+    uint64_t limit = s->policy.age_limit_ms;
+    return limit > SCHEDULE_LAST_CHANCE_MS ? limit - SCHEDULE_LAST_CHANCE_MS : 0;
+}
+
 /* When a stored message came, so that it is not older than its last chance allows. */
 static int64_t arrival_of_stored(const struct schedule *s, uint64_t arrived_wall_ms)
 {
-    uint64_t limit = s->policy.age_limit_ms;
-    uint64_t chance = limit < SCHEDULE_LAST_CHANCE_MS ? limit : SCHEDULE_LAST_CHANCE_MS;
+    uint64_t oldest = age_of_last_chance(s);
     uint64_t age = s->wall_ms > arrived_wall_ms ? s->wall_ms - arrived_wall_ms : 0;
-    return (int64_t)s->mono_ms - (int64_t)(age < limit - chance ? age : limit - chance);
+    return (int64_t)s->mono_ms - (int64_t)(age < oldest ? age : oldest);
+}
+
+/* Whoever lets a message go wants it tried, however long it was held. */
+static void give_last_chance(const struct schedule *s, struct message *m)
+{
+    int64_t oldest = (int64_t)s->mono_ms - (int64_t)age_of_last_chance(s);
+    if (atomic_load_explicit(&m->arrived_mono_ms, memory_order_relaxed) < oldest)
+        atomic_store_explicit(&m->arrived_mono_ms, oldest, memory_order_relaxed);
 }
 
 static uint64_t expiry_of(const struct schedule *s, const struct delivery *d)
 {
-    int64_t at = d->message->arrived_mono_ms + (int64_t)s->policy.age_limit_ms;
+    int64_t at = atomic_load_explicit(&d->message->arrived_mono_ms, memory_order_relaxed) +
+                 (int64_t)s->policy.age_limit_ms;
     return at > 0 ? (uint64_t)at : 0;
 }
 
@@ -423,8 +438,8 @@ enum schedule_added schedule_add(struct schedule *s, uint64_t id, struct slice r
         return SCHEDULE_NO_MEMORY;
     m->id = id;
     m->priority = e.priority;
-    m->arrived_mono_ms =
-        state_of == NULL ? (int64_t)s->mono_ms : arrival_of_stored(s, e.arrived_wall_ms);
+    atomic_init(&m->arrived_mono_ms,
+                state_of == NULL ? (int64_t)s->mono_ms : arrival_of_stored(s, e.arrived_wall_ms));
     list_init(&m->deliveries);
     list_push_back(&s->messages, &m->queue_link);
     s->message_count++;
@@ -603,15 +618,16 @@ static bool matches(const struct delivery *d, const struct commit_op *op)
 static bool edit_waiting(struct schedule *s, struct delivery *d, enum commit_edit edit)
 {
     switch (edit) {
-    case EDIT_HOLD:
-        d->flags |= DELIVERY_HELD;
+    case EDIT_HOLD: /* also what was to be returned: the last word counts */
+        d->flags = (uint8_t)((d->flags & ~DELIVERY_OPERATOR_BOUNCE) | DELIVERY_HELD);
         let_wait(s, d);
         return true;
     case EDIT_RELEASE:
         if (!is_held(d))
             return false;
-        d->flags &= (uint8_t)~DELIVERY_HELD;
+        d->flags &= (uint8_t) ~(DELIVERY_HELD | DELIVERY_EXPIRED);
         d->due_mono_ms = s->mono_ms;
+        give_last_chance(s, d->message);
         let_wait(s, d);
         return true;
     case EDIT_RETRY:

@@ -98,7 +98,8 @@ int schedule_run(struct schedule *s, uint64_t mono_ms, uint64_t wall_ms);
 /* An operator's wish for all matching deliveries, at once where they wait; those out at the workers
  * are taken back from their destination's queue, or, while a session carries them, the wish holds
  * when they come back deferred. Calls `on_touched` for each delivery whose stored state changes.
- * A held delivery is exempt from the age limit: somebody wants it kept.
+ * A held delivery is exempt from the age limit: somebody wants it kept; let go, it is tried for another
+ * SCHEDULE_LAST_CHANCE_MS at least.
  *
  * A call looks at a bounded part of the queue (a few ms), for other mail goes on meanwhile. True: that
  * was the end. Until then the same op is due again, and no other. op->u.edit.matched counts the

@@ -313,8 +313,35 @@ static void held_mail_waits_for_its_release_beyond_the_age_limit(void **state)
     assert_int_equal(edit(w, EDIT_RETRY, 1, ""), 1); /* matched, but held is held */
     assert_int_equal(touched, 0);
     assert_int_equal(edit(w, EDIT_RELEASE, 0, "x.example"), 1);
-    (void)run(w, 30ull * DAY + 1);
-    assert_non_null(jobs_take(w->queue.jobs, &w->queue.turn));
+    static const unsigned moments[] = {1, HOUR - 1, HOUR}; /* and then it is tried, for an hour */
+    for (size_t i = 0; i < sizeof moments / sizeof *moments; i++) {
+        (void)run(w, 30ull * DAY + moments[i]);
+        struct delivery *d = jobs_take(w->queue.jobs, &w->queue.turn);
+        assert_non_null(d);
+        assert_int_equal((d->flags & DELIVERY_EXPIRED) != 0, moments[i] == HOUR);
+        (void)end(w, d, "F");
+    }
+    destroy(w);
+}
+
+/* The ring is small beside what an operator may have marked by mistake: the rest waits for room in it. */
+static void a_hold_takes_back_a_bounce_that_has_not_gone_out(void **state)
+{
+    (void)state;
+    struct world *w = create(4);
+    for (uint64_t id = 1; id <= 10; id++)
+        add(w, id, TO("a@x.example"));
+    assert_int_equal(edit(w, EDIT_BOUNCE, 0, ""), 10);
+    (void)run(w, 1);
+    assert_int_equal(w->pushed, 3);
+    assert_int_equal(edit(w, EDIT_HOLD, 0, ""), 10);
+    for (int i = 0; i < 3; i++)
+        (void)end(w, jobs_take(w->queue.jobs, &w->queue.turn), "B");
+    assert_int_equal(edit(w, EDIT_RELEASE, 0, ""), 7);
+    (void)run(w, 2);
+    struct delivery *d = jobs_take(w->queue.jobs, &w->queue.turn);
+    assert_non_null(d);
+    assert_false((d->flags & DELIVERY_OPERATOR_BOUNCE) != 0);
     destroy(w);
 }
 
@@ -843,6 +870,7 @@ int main(void)
         cmocka_unit_test(a_full_ring_delays_and_drops_nothing),
         cmocka_unit_test(held_mail_waits_for_its_release_beyond_the_age_limit),
         cmocka_unit_test(an_edit_goes_through_a_long_queue_in_parts),
+        cmocka_unit_test(a_hold_takes_back_a_bounce_that_has_not_gone_out),
         cmocka_unit_test(a_hold_on_mail_that_is_out_takes_effect_when_it_comes_back),
         cmocka_unit_test(a_retry_is_due_at_once_and_a_bounce_is_marked),
         cmocka_unit_test(what_is_stranded_goes_when_one_of_its_exchanges_is_back),

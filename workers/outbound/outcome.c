@@ -153,7 +153,8 @@ struct results {
 /* By the monotonic clock, so that a wall clock that is set makes nobody's message old. */
 static uint64_t age_ms(const struct worker *w, const struct results *r)
 {
-    int64_t age = (int64_t)w->now_ms - r->delivery->message->arrived_mono_ms;
+    int64_t age = (int64_t)w->now_ms - atomic_load_explicit(&r->delivery->message->arrived_mono_ms,
+                                                            memory_order_relaxed);
     return age > 0 ? (uint64_t)age : 0;
 }
 
