@@ -195,14 +195,10 @@ void log_u64(struct log_line *l, const char *key, uint64_t value)
 {
     if (!can_add(l, key))
         return;
-    char digits[20];
-    size_t at = sizeof digits;
-    do {
-        digits[--at] = (char)('0' + value % 10);
-        value /= 10;
-    } while (value > 0);
+    char digits[SLICE_DIGITS_MAX];
+    struct slice number = slice_from_u64(value, digits);
     put_key(l->record, key);
-    put(l->record, digits + at, sizeof digits - at);
+    put(l->record, number.ptr, number.len);
 }
 
 static char *put_number(char *at, unsigned value)

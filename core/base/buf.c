@@ -82,13 +82,8 @@ void buf_append_str(struct buf *b, const char *text)
 
 void buf_append_u64(struct buf *b, uint64_t value)
 {
-    char digits[20];
-    size_t at = sizeof digits;
-    do {
-        digits[--at] = (char)('0' + value % 10);
-        value /= 10;
-    } while (value > 0);
-    buf_append(b, slice_of(digits + at, sizeof digits - at));
+    char digits[SLICE_DIGITS_MAX];
+    buf_append(b, slice_from_u64(value, digits));
 }
 
 void buf_printf(struct buf *b, const char *format, ...)

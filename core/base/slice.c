@@ -49,6 +49,16 @@ bool slice_to_u64(struct slice s, uint64_t *value_out)
     return true;
 }
 
+struct slice slice_from_u64(uint64_t value, char digits[SLICE_DIGITS_MAX])
+{
+    size_t at = SLICE_DIGITS_MAX;
+    do {
+        digits[--at] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value > 0);
+    return slice_of(digits + at, SLICE_DIGITS_MAX - at);
+}
+
 bool slice_to_cstr(struct slice s, char *dst, size_t size)
 {
     if (size == 0)

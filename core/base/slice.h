@@ -62,6 +62,11 @@ struct slice slice_trim(struct slice s);
 /* Reads a decimal number that fills the whole of `s` (1 to 19 digits). False where it does not. */
 bool slice_to_u64(struct slice s, uint64_t *value_out);
 
+enum { SLICE_DIGITS_MAX = 20 };
+
+/* `value` in decimal, written into `digits`, which it borrows. */
+struct slice slice_from_u64(uint64_t value, char digits[SLICE_DIGITS_MAX]);
+
 /* Copies `s` and a NUL into `dst` of `size` bytes; false (and an empty string) where it does not
  * fit or holds a NUL itself. */
 bool slice_to_cstr(struct slice s, char *dst, size_t size);

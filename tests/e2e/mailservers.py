@@ -32,7 +32,23 @@ def maildir_contents(folder: pathlib.Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.rglob("new/*"))]
 
 
-class Postfix:
+class MailServer:
+    """What the two have in common: a process that listens, and a maildir."""
+
+    process: Process
+    address: str
+    port: int
+    mail: pathlib.Path
+
+    def _serves(self) -> bool:
+        self.process.require_running()
+        return is_open(self.address, self.port)
+
+    def messages(self) -> list[bytes]:
+        return maildir_contents(self.mail)
+
+
+class Postfix(MailServer):
     """A Postfix with a configuration directory of its own; mail for ORIGIN's domains goes to a maildir."""
 
     FRONT = "{address}:{port} inet n - n - - smtpd"
@@ -86,13 +102,6 @@ postlog   unix-dgram n - n - 1  postlogd
                  "smtpd_peername_lookup": "no", "notify_classes": "", **settings}
         return "".join(f"{key} = {value}\n" for key, value in lines.items())
 
-    def _serves(self) -> bool:
-        self.process.require_running()
-        return is_open(self.address, self.port)
-
-    def messages(self) -> list[bytes]:
-        return maildir_contents(self.mail)
-
     def log(self) -> str:
         return (self.folder / "postfix.log").read_text(errors="replace")
 
@@ -138,7 +147,7 @@ def exim_tree() -> pathlib.Path:
     return tree
 
 
-class Exim:
+class Exim(MailServer):
     """An Exim with a configuration of its own; all mail for its domain goes to a maildir.
 
     Debian's Exim insists on a user that only its package's installation makes. nss_wrapper shows it copies of
@@ -213,13 +222,6 @@ maildir:
   user = {MAIL_USER}
   group = {MAIL_USER}
 """
-
-    def _serves(self) -> bool:
-        self.process.require_running()
-        return is_open(self.address, self.port)
-
-    def messages(self) -> list[bytes]:
-        return maildir_contents(self.mail)
 
     def log(self) -> str:
         return "".join(path.read_text(errors="replace") for path in sorted((self.folder / "log").iterdir()))

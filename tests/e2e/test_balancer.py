@@ -4,8 +4,9 @@ again; nothing that was accepted is lost; the client's own address is in Receive
 from __future__ import annotations
 
 import email
+from collections.abc import Callable
 
-from balancer import Fleet
+from balancer import BalancedRelay, Fleet
 from harness import E2ETest, content_of, main, scaled, wait_until
 
 SENDERS = 6
@@ -30,12 +31,12 @@ class Balanced(E2ETest):
         self.assertGreater(fleet.seen()["HTTP 200"], 0)
         wait_until(lambda: not fleet.missing(accepted), "every message that got its 250", pause=0.1)
 
-    def test_a_relay_is_drained_and_comes_back(self) -> None:
+    def a_relay_goes_and_comes_back(self, end: Callable[[BalancedRelay], None]) -> Fleet:
         fleet = self.fleet()
         relay, other = fleet.relays
         fleet.start_load()
         fleet.wait_more(scaled(200), relay)
-        relay.terminate()
+        end(relay)
         fleet.wait_more(scaled(200), other)
         fleet.balancer.wait_state(relay.name, "DOWN")
         relay.start()
@@ -43,23 +44,16 @@ class Balanced(E2ETest):
         fleet.wait_more(scaled(200), relay)
         self.all_arrive(fleet)
         fleet.stop()
+        return fleet
+
+    def test_a_relay_is_drained_and_comes_back(self) -> None:
+        fleet = self.a_relay_goes_and_comes_back(BalancedRelay.terminate)
         # Nobody was cut off without a word, not even those who had just connected.
         self.assertEqual([where for where in fleet.seen() if where.startswith("lost")], [])
         self.assertEqual(fleet.copies(), 0)
 
     def test_a_relay_is_killed_and_comes_back(self) -> None:
-        fleet = self.fleet()
-        relay, other = fleet.relays
-        fleet.start_load()
-        fleet.wait_more(scaled(200), relay)
-        relay.kill()
-        fleet.wait_more(scaled(200), other)
-        fleet.balancer.wait_state(relay.name, "DOWN")
-        relay.start()
-        fleet.balancer.wait_state(relay.name, "UP")
-        fleet.wait_more(scaled(200), relay)
-        self.all_arrive(fleet)
-        fleet.stop()
+        self.a_relay_goes_and_comes_back(BalancedRelay.kill)
 
     def test_the_clients_own_address_is_in_received_and_in_the_log(self) -> None:
         fleet = self.fleet()
