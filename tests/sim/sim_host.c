@@ -365,12 +365,25 @@ static void say_capabilities(struct sim_dialogue *d)
     answer(d, SIM_EHLO, text);
 }
 
+/* Is the address between "<" and ">" one of the same domain? */
+static bool has_domain_of(const char *recipient, const char *from, const char *to)
+{
+    const char *at = memchr(from, '@', (size_t)(to - from)), *taken = strchr(recipient, '@');
+    ASSERT(at != NULL && taken != NULL);
+    return slice_equal(slice_of(at, (size_t)(to - at)), slice_str(taken));
+}
+
 static void hear_rcpt(struct sim_dialogue *d, const char *line)
 {
     const char *from = strchr(line, '<'), *to = from != NULL ? strchr(from, '>') : NULL;
     ASSERT(d->has_sender && to != NULL && to - from < 128);
     if (d->host->rcpt_max > 0 && d->recipient_count >= d->host->rcpt_max) {
         say(d, SLICE_LIT("452 4.5.3 Too many recipients\r\n"), 0);
+        return;
+    }
+    if (d->host->one_domain && d->recipient_count > 0 &&
+        !has_domain_of(d->recipients[0], from, to)) {
+        say(d, SLICE_LIT("451 4.3.0 Multiple destination domains per transaction\r\n"), 0);
         return;
     }
     uint64_t delay_us;

@@ -54,6 +54,7 @@ struct sim_host {
     struct address address;
     uint64_t latency_us; /* one way */
     bool pipelining, eightbit, enhanced, dsn, size, starttls, chunking;
+    bool one_domain;       /* takes recipients of one domain in a transaction: 451 to others */
     bool forgetful;        /* drops what it hears in one piece with a content's end */
     unsigned rcpt_max;     /* 452 behind so many; 0 = none */
     unsigned messages_max; /* 421 to the MAIL behind so many on a connection; 0 = none */

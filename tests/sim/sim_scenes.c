@@ -175,6 +175,31 @@ static void a_crowded_exchange_gets_no_more(struct sim_tally *tally)
     end(w, tally);
 }
 
+/* Domains that share their exchanges, which take one domain at a time, as Google's do: one transaction for each,
+ * at once. */
+static void one_domain_at_a_time_is_found_out_at_once(struct sim_tally *tally)
+{
+    enum { DOMAINS = 6, RECIPIENTS = 3 };
+    struct sim_world *w = sim_world_create(tally->worlds + 1);
+    struct sim_host *hosts[] = {sim_world_host(w), sim_world_host(w)};
+    struct sim_domain *domains[DOMAINS];
+    for (int i = 0; i < DOMAINS; i++) {
+        domains[i] = sim_world_domain(w);
+        for (int k = 0; k < 2; k++) {
+            hosts[k]->one_domain = true;
+            sim_domain_add(domains[i], hosts[k], (uint16_t)(10 * (k + 1)));
+        }
+    }
+    sim_world_start(w);
+    (void)sim_world_send(w, domains, DOMAINS, RECIPIENTS, CONTENT_BYTES);
+    sim_world_run(w);
+    if (count_held_up(SOON_S) > 0)
+        sim_fail("%u recipients were held up", count_held_up(SOON_S));
+    if (hosts[0]->mails + hosts[1]->mails > DOMAINS + 1)
+        sim_fail("%u transactions for %d domains", hosts[0]->mails + hosts[1]->mails, DOMAINS);
+    end(w, tally);
+}
+
 void sim_run_scenes(struct sim_tally *tally)
 {
     who_said_later_is_not_asked_again(tally);
@@ -185,4 +210,5 @@ void sim_run_scenes(struct sim_tally *tally)
     silence_behind_the_dot_holds_up_what_it_swallowed(100, 10, 10, tally);
     long_over_the_dot_is_its_usual_pace(tally);
     a_crowded_exchange_gets_no_more(tally);
+    one_domain_at_a_time_is_found_out_at_once(tally);
 }

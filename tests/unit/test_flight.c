@@ -214,6 +214,63 @@ static void batches_take_the_untried_in_order_and_never_more_than_allowed(void *
     destroy(w);
 }
 
+/* Google's "451 4.3.0 Multiple destination domains per transaction is unsupported". */
+static void who_was_put_off_beside_another_domain_goes_apart_from_it(void **state)
+{
+    (void)state;
+    static struct domain first, second;
+    const struct reply ok = reply_from("250"), later = reply_from("451 4.3.0");
+    struct world *w = create();
+    w->deliveries[0].domain = &first;
+    w->deliveries[1].domain = &second;
+    struct flight *f = take_off(w);
+    assert_int_equal(flight_next_batch(f, 100), RECIPIENTS);
+    flight_apply(f, (struct reply[]){ok, later, later}, false);
+    assert_int_equal(flight_next_batch(f, 100), 2);
+    assert_true(f->batch[0] == 1 && f->batch[1] == 2);
+    assert_false(flight_is_untouched(f));
+    flight_apply(f, (struct reply[]){ok, later}, false); /* now it speaks of the recipient */
+    assert_false(flight_has_untried(f));
+    assert_int_equal(f->recipients[2].progress, FLIGHT_ELSEWHERE);
+    assert_true(flight_try_elsewhere(f)); /* all that was one exchange */
+    assert_int_equal(flight_next_batch(f, 100), 1);
+    flight_apply(f, &later, false);
+    assert_false(flight_try_elsewhere(f));
+    land(&f);
+    destroy(w);
+}
+
+static void who_was_put_off_beside_its_own_domain_goes_elsewhere(void **state)
+{
+    (void)state;
+    static struct domain first, second;
+    static const struct {
+        const char *replies[RECIPIENTS];
+        unsigned untried; /* left for the next transaction there */
+    } table[] = {
+        {{"250", "250", "451"}, 0},       /* another of its domain was taken */
+        {{"250", "450 4.2.0", "550"}, 0}, /* the mailbox */
+        {{"250", "450 4.7.1", "550"}, 0}, /* policy */
+        {{"451", "451", "451"}, 0},       /* nobody was taken */
+        {{"250", "451 4.3.0", "550"}, 1}, /* as it may be */
+        {{"451 4.3.0", "250", "250"}, 1},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        struct reply replies[RECIPIENTS];
+        struct world *w = create();
+        w->deliveries[0].domain = &first;
+        w->deliveries[1].domain = &second;
+        struct flight *f = take_off(w);
+        for (int k = 0; k < RECIPIENTS; k++)
+            replies[k] = reply_from(table[i].replies[k]);
+        assert_int_equal(flight_next_batch(f, 100), RECIPIENTS);
+        flight_apply(f, replies, false);
+        assert_int_equal(flight_next_batch(f, 100), table[i].untried);
+        land(&f);
+        destroy(w);
+    }
+}
+
 static void two_exchanges_are_asked_and_no_third(void **state)
 {
     (void)state;
@@ -497,6 +554,8 @@ int main(void)
         cmocka_unit_test(a_record_that_cannot_be_read_leaves_the_deliveries_where_they_were),
         cmocka_unit_test(each_reply_settles_its_recipient_as_the_fault_table_says),
         cmocka_unit_test(batches_take_the_untried_in_order_and_never_more_than_allowed),
+        cmocka_unit_test(who_was_put_off_beside_another_domain_goes_apart_from_it),
+        cmocka_unit_test(who_was_put_off_beside_its_own_domain_goes_elsewhere),
         cmocka_unit_test(two_exchanges_are_asked_and_no_third),
         cmocka_unit_test(giving_up_says_why_for_who_never_had_a_reply),
         cmocka_unit_test(behind_the_last_byte_who_was_not_refused_is_unknown),

@@ -116,6 +116,11 @@ void flight_forget_batch(struct flight *f)
     f->token = NULL;
 }
 
+static bool of_one_domain(const struct flight *f, uint32_t a, uint32_t b)
+{
+    return f->recipients[a].delivery->domain == f->recipients[b].delivery->domain;
+}
+
 uint32_t flight_next_batch(struct flight *f, uint32_t max)
 {
     ASSERT(f->carriers == 0);
@@ -123,6 +128,9 @@ uint32_t flight_next_batch(struct flight *f, uint32_t max)
     ASSERT(f->token == NULL);
     for (uint32_t i = 0; i < f->count && f->batch_count < max; i++) {
         if (f->recipients[i].progress != FLIGHT_UNTRIED)
+            continue;
+        bool other_domain = f->batch_count > 0 && !of_one_domain(f, f->batch[0], i);
+        if (f->one_domain && other_domain)
             continue;
         f->batch[f->batch_count] = i;
         f->batch_recipients[f->batch_count] = f->recipients[i].recipient;
@@ -166,21 +174,40 @@ static bool worth_another_exchange(const struct reply *r, bool others_awaited)
     return r->class == 4 && (others_awaited || (r->subject != 2 && r->subject != 7));
 }
 
+/* Put off, beside recipients of other domains that were taken, while none of its own was: some exchanges take
+ * one domain in a transaction (Google's say 451 4.3.0 to all others), and which, goes by who comes first. */
+static bool is_of_a_second_domain(const struct flight *f, const struct reply *replies, uint32_t i)
+{
+    if (f->one_domain || !worth_another_exchange(&replies[i], false))
+        return false;
+    bool any_taken = false;
+    for (uint32_t k = 0; k < f->batch_count; k++) {
+        bool taken = replies[k].class == 2;
+        if (taken && of_one_domain(f, f->batch[k], f->batch[i]))
+            return false;
+        any_taken |= taken;
+    }
+    return any_taken;
+}
+
 void flight_apply(struct flight *f, const struct reply *replies, bool others_awaited)
 {
-    bool any_taken = false;
+    bool any_taken = false, one_domain = f->one_domain;
     for (uint32_t i = 0; i < f->batch_count; i++)
         any_taken |= replies[i].class == 2;
-    f->exchanges++;
     for (uint32_t i = 0; i < f->batch_count; i++) {
         struct flight_recipient *r = &f->recipients[f->batch[i]];
-        if (any_taken && means_too_many(&replies[i]))
+        bool apart = is_of_a_second_domain(f, replies, i);
+        one_domain |= apart;
+        if (apart || (any_taken && means_too_many(&replies[i])))
             r->reply = replies[i]; /* stays UNTRIED; each round takes some, so this ends */
         else if (worth_another_exchange(&replies[i], others_awaited))
             flight_settle(r, FLIGHT_ELSEWHERE, &replies[i]);
         else
             flight_settle(r, FLIGHT_FINAL, &replies[i]);
     }
+    f->one_domain = one_domain;
+    f->exchanges += !flight_has_untried(f); /* else it is asked for the rest */
     f->batch_count = 0;
     f->token = NULL;
 }

@@ -7,7 +7,8 @@
  * content. So no race ever delivers twice.
  *
  *   UNTRIED --batch--> one transaction --reply--+--> FINAL      2xx, 5xx, 4xx on mailbox or policy
- *                                               +--> UNTRIED    too many for one (5321 4.5.3.1.10)
+ *                                               +--> UNTRIED    too many for one (5321 4.5.3.1.10), or
+ *                                               |               of another domain than those taken
  *                                               '--> ELSEWHERE  other 4xx: one more exchange (5.1)
  *
  * Every recipient ends FINAL exactly once: asserted when outcomes are made. Owner: the lane; worker
@@ -47,6 +48,7 @@ struct flight {
     uint32_t *batch; /* positions in `recipients` of the current transaction */
     struct envelope_recipient *batch_recipients; /* the same, as the client wants them */
     uint32_t batch_count;
+    bool one_domain;             /* a batch is of one domain: of several, only one was taken */
     unsigned carriers;           /* sessions with a transaction for it */
     unsigned exchanges;          /* that gave a verdict so far */
     const struct session *token; /* who may send the last byte; NULL = nobody yet */
@@ -67,7 +69,8 @@ void flight_destroy(struct flight **f); /* its deliveries have gone to their out
 /* Gives its deliveries back, and is gone: only while it is untouched. */
 void flight_undo(struct flight **f, struct link *deliveries_out);
 
-/* Chooses the recipients of the next transaction: the first `max` untried. Returns how many. */
+/* Chooses the recipients of the next transaction: the first `max` untried (of one domain, where only such a
+ * batch is taken). Returns how many. */
 uint32_t flight_next_batch(struct flight *f, uint32_t max);
 
 /* One recipient's progress and reply; not for one that is final already (asserted). */
