@@ -728,6 +728,32 @@ class WithoutMemory(HttpTest):
                 self.assertEqual(self.ask("GET", "/api/control/suspend.list")[1]["items"], [], f"allocation {n}")
         self.assertGreater(tried, 40)
 
+    def test_requests_that_come_together_hold_no_more_memory_than_is_configured(self) -> None:
+        """A megabyte of small values is some 20 MB once it is read."""
+        count = 16
+        world = self.http_world(memory_max="64MB")
+        domain, _ = world.domain("one", "good")
+        self.start(world)
+        assert world.relay.process is not None
+        world.relay.run("suspend", "--all")
+        self.status = pathlib.Path(f"/proc/{world.relay.process.pid}/status")
+        before = peak = self.anonymous_bytes()
+        mail = {"envelope_sender": SENDER, "recipients": [{"email": f"r{n}@{domain}"} for n in range(500)],
+                "content": "Subject: x\n\nx\n", "substitutions": {"numbers": list(range(10)) * 50000}}
+        answers: list[int] = []
+        threads = [threading.Thread(target=lambda: answers.append(self.ask("POST", "/api/inject/v1", mail)[0]))
+                   for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            peak = max(peak, self.anonymous_bytes())
+            time.sleep(0.005)
+        self.assertEqual(answers, [200] * count)
+        self.assertLess(peak - before, 150_000_000)
+
+    def anonymous_bytes(self) -> int:
+        return int(re.search(r"RssAnon:\s+(\d+) kB", self.status.read_text()).group(1)) * 1024
+
 
 if SANITIZED:
     del WithoutMemory

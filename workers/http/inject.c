@@ -251,8 +251,7 @@ static bool read_recipients(struct inject *i, struct error *error)
 
 /* ---- the whole ---- */
 
-/* So many values, about, does the text hold: each takes memory when it is read. */
-static size_t count_values(struct slice s)
+size_t inject_values(struct slice s)
 {
     size_t count = 0;
     bool in_string = false;
@@ -280,7 +279,7 @@ bool inject_read(struct inject *i, struct slice body, const char *boundary, stru
     *i = (struct inject){.root = NULL};
     arena_init(&i->arena);
     error_set(error, "out of memory");
-    if (count_values(body) > INJECT_VALUES_MAX) {
+    if (inject_values(body) > INJECT_VALUES_MAX) {
         error_set(error, "more than %d JSON values; send the recipients in several requests",
                   INJECT_VALUES_MAX);
         return false;

@@ -16,7 +16,7 @@
 
 #include <jansson.h>
 
-enum { INJECT_VALUES_MAX = 2000000 };
+enum { INJECT_VALUES_MAX = 2000000, INJECT_VALUE_BYTES = 160 };
 
 struct inject {
     struct arena arena;
@@ -39,6 +39,10 @@ struct inject_recipient {
     char domain[DOMAIN_SIZE]; /* its routing key */
     bool is_utf8;
 };
+
+/* How many values the JSON text holds, about, without reading it: each takes memory when it is read,
+ * some INJECT_VALUE_BYTES with its share of what holds it. */
+size_t inject_values(struct slice body);
 
 /* Reads `body`; it may be freed behind it. `boundary` as mime_from_parts wants it. False with `error`,
  * which names the member; inject_fini is due in both cases. */

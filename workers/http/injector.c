@@ -23,6 +23,8 @@ enum {
     RECEIVED_MAX = 100,      /* RFC 5321 6.3 */
     FORGET_PERIOD_MS = 60000,
     KEY_MAX = 255,
+    SMALL_BYTES = 1 << 20,  /* of values: such a request waits for nobody */
+    WAITING_POLL_MS = 20,   /* others may have given memory back */
     BOUND_MARGIN = 1 << 20, /* what is rendered is judged by submission's limit behind it */
 };
 
@@ -31,8 +33,9 @@ struct injector {
     pthread_t thread;
     bool started;
     struct mailbox mailbox;
-    struct link active; /* struct injection; those that have recipients left or ops out */
-    unsigned active_count;
+    struct link waiting; /* struct injection; not read yet, for want of memory */
+    struct link active;  /* struct injection; those that have recipients left or ops out */
+    unsigned count;      /* of both */
     uint64_t bytes_out;
     bool stopping;
     struct random random;
@@ -53,6 +56,7 @@ struct injectors {
     struct injector *list;
     unsigned count;
     struct {
+        _Atomic uint64_t memory; /* bytes of the values that were read, about */
         pthread_mutex_t lock;
         struct link keys; /* struct injection with a key, under way; guard: the lock */
         uint64_t free_at_ms[TOKENS_MAX + 1]; /* per token: when its rate allows more; the lock */
@@ -61,13 +65,14 @@ struct injectors {
 
 /* One request. */
 struct injection {
-    struct link link;     /* on the injector's active */
+    struct link link;     /* on the injector's waiting, then active */
     struct link key_link; /* on the injectors' keys */
     struct mail mail;     /* brings it to its injector */
     struct injector *injector;
     struct http_request *request;
     struct inject inject;
     uint64_t load;
+    uint64_t memory; /* of its values, about; 0 where they are few */
     uint64_t began_ms;
     size_t count, next;    /* recipients, and how many have been begun */
     uint64_t *ids;         /* per recipient; 0 = none (yet) */
@@ -209,8 +214,9 @@ static void end(struct injection *i)
     struct http_request *r = i->request;
     drop_key(i);
     list_remove(&i->link);
-    j->active_count--;
+    j->count--;
     inject_fini(&i->inject);
+    atomic_fetch_sub(&j->all->shared.memory, i->memory);
     atomic_fetch_sub(&j->shared.load, i->load);
     free(i->ids);
     free(i->failures);
@@ -636,13 +642,44 @@ static void read_request(struct injection *i)
     atomic_fetch_add(&j->shared.requests, 1);
 }
 
+/* What JSON says in a few bytes takes many times as much when it is read: so all injections together
+ * may hold http.memory_max of it, or one alone. False: not now. */
+static bool take_memory(struct injection *i)
+{
+    _Atomic uint64_t *held = &i->injector->all->shared.memory;
+    uint64_t had = atomic_load(held);
+    do {
+        if (had > 0 && had + i->memory > i->request->config->http.memory_max)
+            return false;
+    } while (!atomic_compare_exchange_weak(held, &had, had + i->memory));
+    return true;
+}
+
+/* Those for which there is memory, in the order they came; small ones at once. */
+static void read_waiting(struct injector *j)
+{
+    bool full = false;
+    for (struct link *l = j->waiting.next; l != &j->waiting;) {
+        struct injection *i = CONTAINER_OF(l, struct injection, link);
+        l = l->next;
+        full = full || (i->memory > 0 && !take_memory(i));
+        if (full && i->memory > 0)
+            continue;
+        list_remove(&i->link);
+        list_push_back(&j->active, &i->link);
+        read_request(i);
+    }
+}
+
 static void on_request(struct mail *mail, void *owner)
 {
     struct injector *j = owner;
     struct injection *i = CONTAINER_OF(mail, struct injection, mail);
-    list_push_back(&j->active, &i->link);
-    j->active_count++;
-    read_request(i);
+    struct slice body = slice_of(i->request->body, i->request->body_len);
+    uint64_t memory = body.len + inject_values(body) * INJECT_VALUE_BYTES;
+    i->memory = memory > SMALL_BYTES ? memory : 0;
+    list_push_back(&j->waiting, &i->link);
+    j->count++;
 }
 
 /* ---- the threads ---- */
@@ -654,7 +691,7 @@ static void sleep_until_mail(struct injector *j)
     if (!mailbox_prepare_sleep(&j->mailbox))
         return;
     struct pollfd fd = {.fd = j->mailbox.event_fd, .events = POLLIN};
-    (void)poll(&fd, 1, FORGET_PERIOD_MS);
+    (void)poll(&fd, 1, list_empty(&j->waiting) ? FORGET_PERIOD_MS : WAITING_POLL_MS);
     mailbox_awake(&j->mailbox);
 }
 
@@ -674,10 +711,11 @@ static void *run(void *context)
 {
     struct injector *j = context;
     bool more = false;
-    while (!j->stopping || j->active_count > 0 || j->forgetting) {
+    while (!j->stopping || j->count > 0 || j->forgetting) {
         if (!more)
             sleep_until_mail(j);
         (void)mailbox_deliver(&j->mailbox);
+        read_waiting(j);
         more = take_turns(j);
         if (j == j->all->list && !j->stopping && clock_mono_ms() >= j->forget_at_ms)
             forget_old(j);
@@ -689,6 +727,7 @@ static bool start_one(struct injectors *all, struct injector *j)
 {
     j->all = all;
     j->mailbox.event_fd = -1;
+    list_init(&j->waiting);
     list_init(&j->active);
     random_init(&j->random);
     buf_init(&j->message, BOUND_MARGIN);
