@@ -120,8 +120,8 @@ static void arm(struct event *e, const struct timeval *after)
     if (ms > 0) {
         timer_arm(&e->base->timers, &e->timer, clock_mono_ms() + ms);
     } else if (list_empty(&e->soon)) {
-        /* Every cold query is sent from one of these: not even the wheel's millisecond is waited.
-         */
+        /* Every cold query is sent from one of these: not even the wheel's millisecond
+         * is waited. */
         list_push_back(&e->base->soon, &e->soon);
     }
 }

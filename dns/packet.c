@@ -18,8 +18,8 @@ enum {
     CNAMES_MAX = 11,        /* Unbound's own bound on a chain */
 };
 
-/* A position in the packet. Reads never pass the end; a read that would fails and leaves it there.
- */
+/* A position in the packet. Reads never pass the end; a read that would fails and
+ * leaves it there. */
 struct cursor {
     struct slice bytes;
     size_t at;

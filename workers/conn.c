@@ -63,8 +63,8 @@ enum net_status conn_read(struct conn *c, char *buffer, size_t size, size_t *len
     *len_out = 0;
     if (c->ssl == NULL) {
         enum net_status status = net_read(c->fd, buffer, size, len_out);
-        /* A short read has emptied the socket: the next byte makes a new edge (epoll(7)). An end that came
-         * with the data makes none: it is read at once. */
+        /* A short read has emptied the socket: the next byte makes a new edge (epoll(7)). An end
+         * that came with the data makes none: it is read at once. */
         if (status == NET_AGAIN || (status == NET_OK && *len_out < size && !c->ended))
             c->readable = false;
         return status;

@@ -47,8 +47,8 @@ enum net_status conn_writev(struct conn *c, const struct iovec *parts, int count
 /* The most that one conn_writev takes: what passes it never shares a write. */
 size_t conn_write_max(const struct conn *c);
 
-/* Writes out `out`; NET_OK when it is empty. Nothing, and NET_NO_RESOURCES, where memory was wanting for
- * some of it. */
+/* Writes out `out`; NET_OK when it is empty. Nothing, and NET_NO_RESOURCES, where memory was
+ * wanting for some of it. */
 enum net_status conn_flush(struct conn *c, struct buf *out);
 
 /* Begins the TLS handshake as a client. False: out of memory. */

@@ -170,7 +170,8 @@ static bool takes(const struct request *r, const char *key, const json_t *value)
     return strcmp(key, "op") == 0;
 }
 
-/* A member that is unknown or of another type is refused: what it was meant for would be left out. */
+/* A member that is unknown or of another type is refused: what it was meant for would
+ * be left out. */
 static bool check_members(struct control_client *c, const struct request *r, json_t *request)
 {
     for (void *i = json_object_iter(request); i != NULL; i = json_object_iter_next(request, i)) {

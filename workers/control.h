@@ -1,8 +1,8 @@
 /* The control socket: a unix stream socket (mode 0600, its directory's owner decides who may use
- * it) on which `onward queue|suspend|health|route|status` ask the running relay. One request, one JSON
- * object on a line; then response lines, each a JSON object, the last of which has "done":true (and
- * "error" with what to do, where it failed). Runs on a thread of its own; a slow or hostile client
- * never touches mail: bounded lines, bounded clients, bounded time. */
+ * it) on which `onward queue|suspend|health|route|status` ask the running relay. One request, one
+ * JSON object on a line; then response lines, each a JSON object, the last of which has "done":true
+ * (and "error" with what to do, where it failed). Runs on a thread of its own; a slow or hostile
+ * client never touches mail: bounded lines, bounded clients, bounded time. */
 #ifndef ONWARD_WORKERS_CONTROL_H
 #define ONWARD_WORKERS_CONTROL_H
 

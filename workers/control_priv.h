@@ -36,8 +36,8 @@ struct control {
     pthread_t thread;
 };
 
-/* One connection. A request that must wait for another thread keeps it busy; its next line waits.
- */
+/* One connection. A request that must wait for another thread keeps it busy; its next
+ * line waits. */
 struct control_client {
     struct link link;
     struct control *control;
@@ -81,8 +81,8 @@ void control_suspend(struct control_client *c, const json_t *request);
 void control_unsuspend(struct control_client *c, const json_t *request);
 void control_suspend_list(struct control_client *c, const json_t *request);
 
-/* Suspensions whose time is up are taken out from now on. Before the thread starts; and again, by its
- * second half, whenever one has changed. */
+/* Suspensions whose time is up are taken out from now on. Before the thread starts; and again, by
+ * its second half, whenever one has changed. */
 void control_start_suspensions(struct control *c);
 void control_await_suspensions(struct control *c);
 
@@ -98,8 +98,8 @@ json_t *control_describe_status(const struct control_options *o);
 json_t *control_describe_suspension(const struct suspension *s);
 json_t *control_suspensions(const struct control_options *o, unsigned max);
 
-/* The request's "domain" in the normal form that the queue knows it by; absent is "". False, having said
- * so, where it is none. */
+/* The request's "domain" in the normal form that the queue knows it by; absent is "". False, having
+ * said so, where it is none. */
 bool control_domain_member(struct control_client *c, const json_t *request, char out[DOMAIN_SIZE]);
 
 /* The queue by domain and age, at most a few seconds old. A new reference. */

@@ -1,6 +1,6 @@
-/* Suspensions: an operator wants nothing new tried at a domain, or anywhere. The set is changed and on disk
- * first; the committer then goes through the queue for what it means there, and the operator is answered
- * behind that. */
+/* Suspensions: an operator wants nothing new tried at a domain, or anywhere. The set is changed and
+ * on disk first; the committer then goes through the queue for what it means there, and the
+ * operator is answered behind that. */
 #include "core/base/clock.h"
 #include "workers/control_priv.h"
 

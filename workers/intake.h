@@ -7,12 +7,12 @@
  * mail is taken again. A limit that was reached holds until 5 % below it is free, so that "since
  * when" means something and a submitter is not let in and out by turns.
  *
- * Before that, no destination uses up the room of the others: a domain may have at most INTAKE_SHARE times
- * as many recipients queued as there is room left for, counted in recipients, messages, memory and disk, by
- * whichever is scarcest. So an exchange that takes nothing fills four fifths of a queue at most, and two of
- * them four ninths each; for mail to others there is always room left, and a domain that has little queued is
- * refused by nothing but a queue that is full. (It is the rule by which switches share their buffers: Choudhury
- * and Hahne, 1998.)
+ * Before that, no destination uses up the room of the others: a domain may have at most
+ * INTAKE_SHARE times as many recipients queued as there is room left for, counted in recipients,
+ * messages, memory and disk, by whichever is scarcest. So an exchange that takes nothing fills four
+ * fifths of a queue at most, and two of them four ninths each; for mail to others there is always
+ * room left, and a domain that has little queued is refused by nothing but a queue that is full.
+ * (It is the rule by which switches share their buffers: Choudhury and Hahne, 1998.)
  *
  * One is made with the engine and outlives its workers. The main thread opens, drains and refreshes
  * it; any thread may ask. */
@@ -78,9 +78,9 @@ void intake_refresh(struct intake *i, struct log *log);
 /* The state now: a few loads, for every command. Any thread. */
 enum intake_state intake_state(const struct intake *i);
 
-/* May a recipient of this domain (in normal form) come in? NULL, or the reply that refuses it because the
- * domain has more than its share of a queue that is nearly full; that is counted. A few loads, and a hash of
- * the name where the queue is so full that it could be. Any thread. */
+/* May a recipient of this domain (in normal form) come in? NULL, or the reply that refuses it
+ * because the domain has more than its share of a queue that is nearly full; that is counted. A few
+ * loads, and a hash of the name where the queue is so full that it could be. Any thread. */
 const struct smtp_refusal *intake_refuse_domain(struct intake *i, const char *domain);
 
 /* Its word ("queue_full") and its reply; static storage. */

@@ -1,11 +1,11 @@
 /* Whom the relay runs as, and what it can no longer do from then on.
  *
- * Started as root it binds its submission listeners, reads the HTTP interface's certificate, key and
- * tokens, makes the folders of its spool and its control socket where they are missing, and becomes the
- * configured user for good: before the first thread, before the log is opened and before a byte of mail
- * is seen. What it opens later (the log at SIGHUP, the configuration and token files at a reload, a
- * webhook's token) that user must be able to open. Without a
- * `user` it refuses to run as root; `user: root` says that it is meant.
+ * Started as root it binds its submission listeners, reads the HTTP interface's certificate, key
+ * and tokens, makes the folders of its spool and its control socket where they are missing, and
+ * becomes the configured user for good: before the first thread, before the log is opened and
+ * before a byte of mail is seen. What it opens later (the log at SIGHUP, the configuration and
+ * token files at a reload, a webhook's token) that user must be able to open. Without a `user` it
+ * refuses to run as root; `user: root` says that it is meant.
  *
  * Whoever started it, it gains no privileges any more (no_new_privs), leaves no core dump, for its
  * memory holds other people's mail and the tokens of its HTTP interface, and makes only the system

@@ -235,7 +235,8 @@ static int add_threads(scmp_filter_ctx filter)
                             SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
 }
 
-/* The families that mail, DNS, the control socket and the C library's look at the interfaces take. */
+/* The families that mail, DNS, the control socket and the C library's look at the
+ * interfaces take. */
 static int add_sockets(scmp_filter_ctx filter)
 {
     static const unsigned families[] = {AF_INET, AF_INET6, AF_UNIX, AF_NETLINK};
@@ -250,7 +251,8 @@ static int add_sockets(scmp_filter_ctx filter)
     return rc;
 }
 
-/* libseccomp (2.5.4) turns in a circle for ever where memory runs out while it writes the filter. */
+/* libseccomp (2.5.4) turns in a circle for ever where memory runs out while it writes
+ * the filter. */
 static void on_stuck(int signal_number)
 {
     (void)signal_number;

@@ -4,8 +4,8 @@
  * code into the kernel) kills the process; all else fails with ENOSYS, which libraries take as an
  * older kernel's answer and go another way.
  *
- * What is allowed whatever its arguments the kernel looks up in a bitmap (since 5.11), so that the length
- * of the list costs nothing.
+ * What is allowed whatever its arguments the kernel looks up in a bitmap (since 5.11), so that the
+ * length of the list costs nothing.
  *
  * Why not kill for all: a library that tries something new after an update must not take the relay
  * down with it. Both are in the kernel's audit log, with the number of the call. */

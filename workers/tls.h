@@ -1,6 +1,6 @@
 /* TLS towards mail exchanges (RFC 3207), on OpenSSL. One context for the process, configured once
- * and then only read; sessions for resumption are kept per exchange address, and
- * where certificates are verified, only for the name they were verified for. */
+ * and then only read; sessions for resumption are kept per exchange address, and where certificates
+ * are verified, only for the name they were verified for. */
 #ifndef ONWARD_WORKERS_TLS_H
 #define ONWARD_WORKERS_TLS_H
 

@@ -40,8 +40,8 @@ static int wait(struct worker *w, bool busy)
     struct mailbox *mailbox = &w->shared.mailbox;
     if (busy || !mailbox_prepare_sleep(mailbox))
         return poller_fetch(w->poller, 0);
-    /* Jobs are pushed before sleepers are looked for, so whoever pushes after this look wakes us.
-     */
+    /* Jobs are pushed before sleepers are looked for, so whoever pushes after this
+     * look wakes us. */
     bool jobs_wait = jobs_length(w->parts->jobs) > 0 && !w->outbound->draining;
     int timeout = jobs_wait ? 0 : timer_wheel_wait_ms(&w->timers, clock_mono_ms());
     int count = poller_fetch(w->poller, timeout);

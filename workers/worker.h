@@ -168,8 +168,8 @@ bool worker_is_quiet(struct worker *w);
 /* Stops and joins the thread; what is still in flight is dropped (the spool has it). */
 void worker_stop(struct worker *w);
 
-/* Gives the worker a new configuration (which must outlive it). Any thread. False: out of memory.
- */
+/* Gives the worker a new configuration (which must outlive it). Any thread. False: out
+ * of memory. */
 bool worker_reload(struct worker *w, const struct config *config);
 
 /* Carries on the calls that `worker_stop` cuts short: delivers mail that came back after the loop

@@ -2,11 +2,12 @@
  *
  *     delay --listen ADDRESS:PORT --to ADDRESS:PORT --one-way-ms N
  *
- * What is read from one side is written to the other N milliseconds later, so every exchange of command and reply takes
- * 2 N. The kernel's handshake with the proxy takes no time: the connection to the other side is begun 3 N later
- * instead, when the last packet of the handshake would have arrived there. Bandwidth is not limited, packets are not
- * lost, and slow start happens only on loopback: a real path of that length is slower. One thread, one epoll. Prints
- * "ready" when it listens; ends with its standard input. */
+ * What is read from one side is written to the other N milliseconds later, so every exchange of
+ * command and reply takes 2 N. The kernel's handshake with the proxy takes no time: the connection
+ * to the other side is begun 3 N later instead, when the last packet of the handshake would have
+ * arrived there. Bandwidth is not limited, packets are not lost, and slow start happens only on
+ * loopback: a real path of that length is slower. One thread, one epoll. Prints "ready" when it
+ * listens; ends with its standard input. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -44,7 +45,8 @@ struct pair {
     struct side client, server;
 };
 
-/* What is to happen later. All delays are multiples of one, so few queues in order of time are enough. */
+/* What is to happen later. All delays are multiples of one, so few queues in order of
+ * time are enough. */
 struct event {
     struct event *next;
     uint64_t due_ms;

@@ -1,11 +1,11 @@
-/* Fills a spool with messages, as if they had been submitted, without a relay: what the scenario `backlog`
- * starts from.
+/* Fills a spool with messages, as if they had been submitted, without a relay: what the scenario
+ * `backlog` starts from.
  *
  *   fill SPOOL MESSAGES DOMAINS ORIGIN BYTES DUE_S
  *
- * Message n (from 0) is for one recipient at d<n % DOMAINS>.ORIGIN and carries the X-Id "b<n>". With
- * DUE_S over 0 every recipient has had one attempt and waits so long for the next; with 0 it was never
- * tried. The ids are of the present, so the age limit is far. */
+ * Message n (from 0) is for one recipient at d<n % DOMAINS>.ORIGIN and carries the X-Id "b<n>".
+ * With DUE_S over 0 every recipient has had one attempt and waits so long for the next; with 0 it
+ * was never tried. The ids are of the present, so the age limit is far. */
 #include "core/base/clock.h"
 #include "core/spool/envelope.h"
 #include "core/spool/store.h"

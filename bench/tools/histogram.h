@@ -1,5 +1,5 @@
-/* A histogram of durations: 32 steps to each doubling, so a value read back is at most 3 % off. Owned by one
- * thread, or guarded by its owner; two are added to make one. */
+/* A histogram of durations: 32 steps to each doubling, so a value read back is at most 3 % off.
+ * Owned by one thread, or guarded by its owner; two are added to make one. */
 #pragma once
 #include <stdint.h>
 #include <stdio.h>
@@ -24,5 +24,6 @@ void histogram_add(struct histogram *h, const struct histogram *other);
 /* The duration in microseconds that `part` (0 to 1) of all are not above; 0 where there is none. */
 uint64_t histogram_at(const struct histogram *h, double part);
 
-/* Prints {"count": ..., "p50_us": ..., ..., "max_us": ..., "points": [[part, us], ...]}; the points make a curve. */
+/* Prints {"count": ..., "p50_us": ..., ..., "max_us": ..., "points": [[part, us], ...]}; the points
+ * make a curve. */
 void histogram_print(const struct histogram *h, FILE *out);

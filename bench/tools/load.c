@@ -1,13 +1,14 @@
-/* A load generator for SMTP relays: many submitters on few threads, each message marked so that the sink can verify,
- * count and time it.
+/* A load generator for SMTP relays: many submitters on few threads, each message marked so that the
+ * sink can verify, count and time it.
  *
  *     load --to ADDRESS:PORT --messages N [--seconds S] [--submitters N] [--threads N] [--domains N] [--recipients N]
  *          [--size BYTES] [--group LETTER] [--first N] [--label TEXT] [--origin DOMAIN] [--per-connection N] [--rate N]
  *
- * Message n is for r0, r1, ... at LABEL<n % domains>.ORIGIN. It ends when N messages were accepted, or begins no more
- * behind S seconds. Prints one line of JSON: how many were accepted and refused, the times (CLOCK_MONOTONIC) of the start
- * and of the last acceptance, its own CPU time a message, and a histogram of the time from MAIL to the 250. A relay that
- * refuses a thousand times is given up. */
+ * Message n is for r0, r1, ... at LABEL<n % domains>.ORIGIN. It ends when N messages were
+ * accepted, or begins no more behind S seconds. Prints one line of JSON: how many were accepted
+ * and refused, the times (CLOCK_MONOTONIC) of the start and of the last acceptance, its own CPU
+ * time a message, and a histogram of the time from MAIL to the 250. A relay that refuses a
+ * thousand times is given up. */
 #include "bench/tools/load_session.h"
 #include "bench/tools/mark.h"
 
@@ -46,7 +47,8 @@ _Noreturn static void die(const char *what)
 
 /* ---- working ---- */
 
-/* Each submitter looks whether a message is due. Returns how many are left; those that are not become NULL. */
+/* Each submitter looks whether a message is due. Returns how many are left; those that are not
+ * become NULL. */
 static unsigned tick(struct submitter **all, unsigned count, unsigned left)
 {
     uint64_t now_ns = mark_now_ns();

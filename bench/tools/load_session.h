@@ -1,5 +1,6 @@
-/* One submitter: a connection that submits message after message, each with MAIL, RCPT and DATA in one write. Owned by
- * one thread, which watches its descriptor. A refused message is tried again, a lost connection made anew. */
+/* One submitter: a connection that submits message after message, each with MAIL, RCPT and DATA in
+ * one write. Owned by one thread, which watches its descriptor. A refused message is tried again, a
+ * lost connection made anew. */
 #pragma once
 #include "bench/tools/histogram.h"
 #include "bench/tools/load_message.h"

@@ -30,6 +30,6 @@ uint64_t mark_hash(uint64_t hash, const char *text, size_t len);
 size_t mark_write(char *out, char group, uint64_t number, uint64_t sent_ns, uint64_t body_bytes,
                   uint64_t checksum);
 
-/* Finds the fields in a header section that ends with the CRLF of its last field. False: there is no
- * X-Id, or it makes no sense. */
+/* Finds the fields in a header section that ends with the CRLF of its last field. False: there is
+ * no X-Id, or it makes no sense. */
 bool mark_read(const char *header, size_t len, struct mark *out);

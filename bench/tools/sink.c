@@ -1,11 +1,13 @@
-/* An SMTP sink on many loopback addresses: it takes mail as cheaply as it can, checks it, and counts.
+/* An SMTP sink on many loopback addresses: it takes mail as cheaply as it can, checks it, and
+ * counts.
  *
  *     sink [--port N] [--threads N] [--chunking] [--cert FILE --key FILE] [--hung PREFIX/LEN] [--well PREFIX/LEN] ...
  *
- * All of 127.0.0.0/8 is local, so listeners on 0.0.0.0:N (0, the default: a free port) stand for as many exchanges as
- * a measurement wants; each accepted connection knows by which address it was called. A prefix is *well*: it takes
- * everything. Or it is *hung*: it accepts, and never says anything. What no prefix names is well; of two that hold an
- * address the longer one counts. It prints {"port": N} when it listens, then takes commands on standard input:
+ * All of 127.0.0.0/8 is local, so listeners on 0.0.0.0:N (0, the default: a free port) stand for as
+ * many exchanges as a measurement wants; each accepted connection knows by which address it was
+ * called. A prefix is *well*: it takes everything. Or it is *hung*: it accepts, and never says
+ * anything. What no prefix names is well; of two that hold an address the longer one counts. It
+ * prints {"port": N} when it listens, then takes commands on standard input:
  *
  *     hang PREFIX/LEN    connections made from now on are never answered
  *     heal PREFIX/LEN    they are served from now on; those made while it hung stay silent, as in the backlog of a
@@ -13,9 +15,10 @@
  *     goal GROUP COUNT   note when so many distinct deliveries (pairs of message and recipient) of that group came
  *     figures            one line of JSON with all counts; the others answer with the time, as {"t": SECONDS}
  *
- * The end of standard input ends it. Messages are known by what mark.h says: a second copy is seen, a body that is not
- * the one submitted counts as damaged, and the time from submission to arrival goes into a histogram. Who submits
- * knows how many there must be, and so what was lost. Times are seconds of CLOCK_MONOTONIC.
+ * The end of standard input ends it. Messages are known by what mark.h says: a second copy is seen,
+ * a body that is not the one submitted counts as damaged, and the time from submission to arrival
+ * goes into a histogram. Who submits knows how many there must be, and so what was lost. Times are
+ * seconds of CLOCK_MONOTONIC.
  *
  * Each thread has an epoll and a listener of its own (SO_REUSEPORT); they share the ledger. */
 #include "bench/tools/sink_session.h"

@@ -1,5 +1,5 @@
-/* What the sink has seen: counts by prefix of addresses and by group of messages. One for the whole process,
- * shared by its threads behind one lock, which is held for a few additions each time. */
+/* What the sink has seen: counts by prefix of addresses and by group of messages. One for the whole
+ * process, shared by its threads behind one lock, which is held for a few additions each time. */
 #pragma once
 #include "bench/tools/mark.h"
 
@@ -22,14 +22,16 @@ struct arrival {
 /* Aborts the program when there is no memory, as do all of these. */
 struct ledger *ledger_create(void);
 
-/* The addresses of "127.2.0.0/16", or one address, hang or are well from now on. False: that is no prefix, or there
- * are 64 already. Of two prefixes that hold an address the longer one counts. */
+/* The addresses of "127.2.0.0/16", or one address, hang or are well from now on. False: that is no
+ * prefix, or there are 64 already. Of two prefixes that hold an address the longer one counts. */
 bool ledger_set_prefix(struct ledger *l, const char *text, bool hung);
 
-/* Notes when so many distinct deliveries of a group (0 = 'a') have come: once each pair of message and recipient. */
+/* Notes when so many distinct deliveries of a group (0 = 'a') have come: once each pair of message
+ * and recipient. */
 void ledger_set_goal(struct ledger *l, unsigned group, uint64_t goal);
 
-/* A connection to `address` (host order). Returns the index of its prefix; `hung_out`: it is to be left unanswered. */
+/* A connection to `address` (host order). Returns the index of its prefix; `hung_out`: it is to be
+ * left unanswered. */
 unsigned ledger_open(struct ledger *l, uint32_t address, bool *hung_out);
 void ledger_close(struct ledger *l, unsigned prefix, bool hung);
 

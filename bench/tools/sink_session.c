@@ -84,7 +84,8 @@ static void flush(struct session *s)
     s->over = s->over || sent != (ssize_t)len;
 }
 
-/* Reads behind what was carried over. Returns how much, 0 for nothing now; the end ends the session. */
+/* Reads behind what was carried over. Returns how much, 0 for nothing now; the end ends
+ * the session. */
 static size_t receive(struct session *s)
 {
     char *at = scratch.input + s->carry_len;

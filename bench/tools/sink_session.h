@@ -1,6 +1,7 @@
-/* One connection to the sink: an SMTP server that takes everything, as cheaply as it can, and checks it. It offers
- * PIPELINING, SIZE, 8BITMIME and what its options say; content comes by DATA or BDAT. Owned by one thread.
- * Does its own reading and writing; the descriptor is not blocking, and its owner's to watch. */
+/* One connection to the sink: an SMTP server that takes everything, as cheaply as it can, and
+ * checks it. It offers PIPELINING, SIZE, 8BITMIME and what its options say; content comes by DATA
+ * or BDAT. Owned by one thread. Does its own reading and writing; the descriptor is not blocking,
+ * and its owner's to watch. */
 #pragma once
 #include "bench/tools/sink_ledger.h"
 
@@ -16,7 +17,8 @@ struct sink_options {
     bool chunking;
 };
 
-/* Takes over a connection that was just accepted, and greets it unless its address hangs. NULL: it was closed. */
+/* Takes over a connection that was just accepted, and greets it unless its address hangs. NULL:
+ * it was closed. */
 struct session *session_create(const struct sink_options *options, int fd);
 
 /* There is something to read. False: the connection is over, and destroyed. */

@@ -5,8 +5,8 @@
 #include <stdbool.h>
 #include <string.h>
 
-/* Written out instead of gmtime_r and strftime: each line of the log has a time, and glibc's gmtime_r
- * takes a lock that all threads share. */
+/* Written out instead of gmtime_r and strftime: each line of the log has a time, and glibc's
+ * gmtime_r takes a lock that all threads share. */
 
 enum { MS_A_DAY = 86400 * 1000, DAYS_IN_400_YEARS = 146097, YEARS = 10000 };
 
@@ -16,8 +16,8 @@ struct moment {
     uint32_t hour, minute, second, ms;
 };
 
-/* Years begin in March here, so that a leap day comes last: in the 400 years of the Gregorian calendar's
- * cycle, which began on 0000-03-01, the rest is division. */
+/* Years begin in March here, so that a leap day comes last: in the 400 years of the Gregorian
+ * calendar's cycle, which began on 0000-03-01, the rest is division. */
 static struct moment moment_of(uint64_t wall_ms)
 {
     uint32_t in_day = (uint32_t)(wall_ms % MS_A_DAY);

@@ -54,8 +54,8 @@ static bool install(void)
     return sigaction(SIGBUS, &action, NULL) == 0;
 }
 
-/* The addresses of the mapping of a file, found by the name that the system has for it: "first-end rights offset
- * device inode  name". */
+/* The addresses of the mapping of a file, found by the name that the system has for it: "first-end
+ * rights offset device inode name". */
 static bool find_mapping(int fd, uintptr_t *first_out, uintptr_t *end_out)
 {
     char link[32], name[PATH_MAX], line[PATH_MAX + 128];

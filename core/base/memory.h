@@ -22,10 +22,10 @@ int memory_open(void);
 /* The figures now; zeros where `fd` is -1. Takes some 20 us: for a timer, not for every message. */
 struct memory_figures memory_read(int fd);
 
-/* Zeroed memory for what can neither be refused nor deferred: without it mail would be lost until the
- * next start. Where there is none it waits, up to 5 s, for others to give some back (a worker stands
- * still meanwhile: it has run out of what it works with), then ends the process with status 71
- * (EX_OSERR), having said so. For free(). */
+/* Zeroed memory for what can neither be refused nor deferred: without it mail would be lost until
+ * the next start. Where there is none it waits, up to 5 s, for others to give some back (a worker
+ * stands still meanwhile: it has run out of what it works with), then ends the process with status
+ * 71 (EX_OSERR), having said so. For free(). */
 void *memory_must(size_t count, size_t size);
 
 /* Gives what the allocator keeps for later back to the kernel. */

@@ -4,8 +4,9 @@
 
 #include <pthread.h>
 
-/* Starts a thread that runs run(context), joinable. The name is cut to the kernel's 15 bytes; a thread
- * whose name cannot be set runs all the same. Any thread. 0, or what pthread_create(3) said. */
+/* Starts a thread that runs run(context), joinable. The name is cut to the kernel's 15 bytes;
+ * a thread whose name cannot be set runs all the same. Any thread. 0, or what
+ * pthread_create(3) said. */
 int thread_start(pthread_t *thread, const char *name, void *(*run)(void *context), void *context);
 
 #endif

@@ -192,8 +192,8 @@ struct config {
     uint64_t drain_timeout_ms; /* `drain_timeout`: 30s at SIGTERM */
 };
 
-/* Reads and checks the file. NULL with `error`: "file:line: key: what is wrong; what was expected".
- */
+/* Reads and checks the file. NULL with `error`: "file:line: key: what is wrong; what
+ * was expected". */
 struct config *config_load(const char *path, struct error *error);
 
 /* The same from memory; `name` stands for the file in errors. */

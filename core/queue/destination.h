@@ -54,13 +54,13 @@ enum destination_call destination_enqueue(struct destination *d, struct delivery
                                           unsigned worker, unsigned lanes_max,
                                           struct idle_lane **idle_out);
 
-/* The oldest delivery of the class whose turn it is (priority.h) and those of the same message right behind it, up to `recipients_max`
- * recipients together (always at least one delivery), moved to `out`. Returns how many; 0 = queue
- * empty. */
+/* The oldest delivery of the class whose turn it is (priority.h) and those of the same message
+ * right behind it, up to `recipients_max` recipients together (always at least one delivery), moved
+ * to `out`. Returns how many; 0 = queue empty. */
 unsigned destination_take(struct destination *d, uint32_t recipients_max, struct link *out);
 
-/* What destination_take gave (the caller's own `list`, emptied), untouched, is the front of the queue
- * again, and it is its class's turn again. */
+/* What destination_take gave (the caller's own `list`, emptied), untouched, is the front of the
+ * queue again, and it is its class's turn again. */
 void destination_put_back(struct destination *d, struct link *list);
 
 /* Everything queued, moved to `out`: the destination cannot be reached now. Returns how many. */
@@ -99,9 +99,9 @@ bool destination_lane_decline(struct destination *d);
  * who opens a lane anew. Never so where `stopping`. */
 bool destination_lane_end(struct destination *d, bool stopping);
 
-/* A lane waits, longer than is usual, for the reply to a content's end, and nothing is raced there. True:
- * its right is given back, so that others come in its place, and destination_aside_over follows when
- * it is done; false: as many as there may be lanes have stepped aside already. */
+/* A lane waits, longer than is usual, for the reply to a content's end, and nothing is raced there.
+ * True: its right is given back, so that others come in its place, and destination_aside_over
+ * follows when it is done; false: as many as there may be lanes have stepped aside already. */
 bool destination_step_aside(struct destination *d, unsigned lanes_max);
 void destination_aside_over(struct destination *d);
 

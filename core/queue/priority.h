@@ -1,9 +1,9 @@
-/* Whose turn it is where mail waits. There are two classes (envelope.h): transactional mail, such as
- * one-time codes, goes before bulk mail at each place where both wait: at the schedule, which waits
- * for room in the job ring; in the ring, which is two (jobs.h); at the destination (destination.h);
- * and for room for a connection (outbound.h). A delivery that a session carries already is never
- * interrupted: messages are short, so the next session that is free is soon enough, and no connection
- * is kept back for what may come.
+/* Whose turn it is where mail waits. There are two classes (envelope.h): transactional mail, such
+ * as one-time codes, goes before bulk mail at each place where both wait: at the schedule, which
+ * waits for room in the job ring; in the ring, which is two (jobs.h); at the destination
+ * (destination.h); and for room for a connection (outbound.h). A delivery that a session carries
+ * already is never interrupted: messages are short, so the next session that is free is soon
+ * enough, and no connection is kept back for what may come.
  *
  * Bulk never starves: while both wait, every 8th taken is bulk. So much is left of the throughput
  * where a sender calls everything transactional, and a one-time code waits for one bulk message in

@@ -1,10 +1,12 @@
-/* How many recipients each domain has queued, told to threads that may not ask the schedule: so that a
- * destination which takes no mail does not use up the room of a queue that is bounded (workers/intake.h).
+/* How many recipients each domain has queued, told to threads that may not ask the schedule: so
+ * that a destination which takes no mail does not use up the room of a queue that is bounded
+ * (workers/intake.h).
  *
- * Two rows of counters; a domain adds to one counter of each, chosen by a hash that nobody can foresee. The
- * lesser of its two is at least what it has, and more only where others meet it in both rows: with a million
- * recipients of ten thousand domains, by some hundreds (a count-min sketch, as in Cormode and Muthukrishnan
- * 2005). That needs no look-up, no memory that grows and no lock.
+ * Two rows of counters; a domain adds to one counter of each, chosen by a hash that nobody can
+ * foresee. The lesser of its two is at least what it has, and more only where others meet it in
+ * both rows: with a million recipients of ten thousand domains, by some hundreds (a count-min
+ * sketch, as in Cormode and Muthukrishnan 2005). That needs no look-up, no memory that grows and no
+ * lock.
  *
  * Owned by the schedule, changed by the committer's thread; any thread may ask. */
 #ifndef ONWARD_CORE_QUEUE_SHARES_H

@@ -8,10 +8,9 @@
  *   worker --commit_op--> mailbox -> [gather -> apply -> commit] -> schedule -> job ring
  *          <----same op, status set---------------------+
  *
- * Nothing of it waits for what is long. The queue that a process finds in its spool is taken in a few ms
- * at a time, oldest first, while mail comes and goes. An operator's edit goes through the queue likewise,
- * a part in each transaction, once all of the queue is there.
- */
+ * Nothing of it waits for what is long. The queue that a process finds in its spool is taken in a
+ * few ms at a time, oldest first, while mail comes and goes. An operator's edit goes through the
+ * queue likewise, a part in each transaction, once all of the queue is there. */
 #ifndef ONWARD_CORE_SPOOL_COMMITTER_H
 #define ONWARD_CORE_SPOOL_COMMITTER_H
 
@@ -117,25 +116,25 @@ struct committer_options {
     /* How many may be about to send a message: a commit waits a moment for some of them. NULL: for
      * nobody. */
     const atomic_uint *submitters;
-    /* Called on the committer thread when writing failed for good; `what` says what, where, and what
-     * to do. Must not block. */
+    /* Called on the committer thread when writing failed for good; `what` says what, where, and
+     * what to do. Must not block. */
     void (*on_fatal)(void *context, const char *what);
-    /* A stored message that cannot be read: left in place, never tried. Called by committer_start, and
-     * on the committer thread. */
+    /* A stored message that cannot be read: left in place, never tried. Called by committer_start,
+     * and on the committer thread. */
     void (*on_damaged)(void *context, uint64_t id);
     void *context;
 };
 
-/* Starts the thread, which takes the store's queue into the schedule, beginning with a first part before
- * this returns. NULL with `error`. */
+/* Starts the thread, which takes the store's queue into the schedule, beginning with a first part
+ * before this returns. NULL with `error`. */
 struct committer *committer_start(const struct committer_options *options, struct error *error);
 
 /* Hands an op over and nulls the pointer. Any thread, never blocks. Ops of one thread are applied
  * in order. After the store has failed, ops come back at once with STORE_FAILED. */
 void committer_submit(struct committer *c, struct commit_op **op);
 
-/* Commits all that was submitted before, stops and joins the thread, frees. Workers have stopped.
- */
+/* Commits all that was submitted before, stops and joins the thread, frees. Workers
+ * have stopped. */
 void committer_stop(struct committer **c);
 
 /* A reload changed the schedule's policy: carried to the thread by mail. Any thread. False: out of
@@ -154,7 +153,8 @@ struct committer_figures {
 /* A relaxed snapshot; any thread. */
 struct committer_figures committer_figures(const struct committer *c);
 
-/* How many recipients of this domain (in normal form) are queued, at most (queue/shares.h). Any thread. */
+/* How many recipients of this domain (in normal form) are queued, at most
+ * (queue/shares.h). Any thread. */
 uint64_t committer_recipients_at(const struct committer *c, const char *domain);
 
 /* How long each commit took, written and synced: added to `sum`. Any thread. */

@@ -1,7 +1,7 @@
 /* Receipts: what makes a mailing that is sent a second time no second mailing. A sender names its
- * request with a key of its own; the receipt under that key says what the request was (a digest), and
- * a mark for each recipient whose message is stored, written in the same transaction as the message.
- * So a retry, also after a crash in the midst of it, stores only what is missing.
+ * request with a key of its own; the receipt under that key says what the request was (a digest),
+ * and a mark for each recipient whose message is stored, written in the same transaction as the
+ * message. So a retry, also after a crash in the midst of it, stores only what is missing.
  *
  *   receipts   "r" key             -> digest, when it was made
  *              "m" key, recipient  -> id of its message
@@ -34,8 +34,8 @@ struct receipt_mark {
 enum store_status store_put_receipt(struct store *s, const struct receipt *r);
 enum store_status store_put_mark(struct store *s, const struct receipt_mark *m, uint64_t id);
 
-/* Removes the receipt with up to `marks_max` of its marks; `*more_out` where some are left, and with
- * them the receipt. */
+/* Removes the receipt with up to `marks_max` of its marks; `*more_out` where some are left, and
+ * with them the receipt. */
 enum store_status store_forget_receipt(struct store *s, const struct receipt *r, unsigned marks_max,
                                        bool *more_out);
 

@@ -45,8 +45,8 @@ void store_key_part(struct store_key *k, uint64_t id, uint32_t part);
 /* store_error.c: what LMDB or the system said, kept for store_explain where it is no success. */
 enum store_status store_judge(struct store *s, int rc);
 
-/* store_room.c: what the disk has free for this user now, in bytes; 0 where it cannot be asked. Is there no
- * block left? */
+/* store_room.c: what the disk has free for this user now, in bytes; 0 where it cannot be asked. Is
+ * there no block left? */
 uint64_t store_disk_free(const struct store *s);
 bool store_disk_is_full(const struct store *s);
 
@@ -55,8 +55,9 @@ bool store_disk_is_full(const struct store *s);
 uint64_t store_room_pages(const struct store *s, MDB_txn *txn);
 void store_room_note(struct store *s, uint64_t pages);
 
-/* Could outcomes be committed now? Takes the reserve where there is room for it. A relay that starts without room for them would deliver, fail to note it,
- * and do it again when it is started again. False with `error`. */
+/* Could outcomes be committed now? Takes the reserve where there is room for it. A relay that
+ * starts without room for them would deliver, fail to note it, and do it again when it is started
+ * again. False with `error`. */
 bool store_room_for_outcomes(struct store *s, struct error *error);
 
 /* store_read.c: the open snapshot of a reader, and what it is of. */

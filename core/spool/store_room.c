@@ -1,17 +1,18 @@
-/* Is there room for new mail? The file never shrinks: what left the queue leaves free pages inside it, and a
- * disk that our own backlog once filled to the floor would never be above it again. So both count, the disk's
- * free space and the file's own.
+/* Is there room for new mail? The file never shrinks: what left the queue leaves free pages inside
+ * it, and a disk that our own backlog once filled to the floor would never be above it again. So
+ * both count, the disk's free space and the file's own.
  *
- * And there must always be room for outcomes, which cannot be refused, though others fill the disk to its last
- * block. So the file has blocks on the disk ahead of what is written:
+ * And there must always be room for outcomes, which cannot be refused, though others fill the disk
+ * to its last block. So the file has blocks on the disk ahead of what is written:
  *
  *   | pages in use, and free ones inside | content about to be written | reserve |  the rest of the disk
  *   0                                    end                                     ahead_end
  *
- * They are allocated behind the file's size (FALLOC_FL_KEEP_SIZE), so LMDB knows nothing of them, and nobody
- * else gets them. Content is let in only where the reserve is whole behind it. Where the file system knows no
- * such call, as much must be free on the disk, which others may take. Where it writes each page anew elsewhere,
- * the blocks are taken, but not for our pages: that is told at the start (store_reserve_doubt). */
+ * They are allocated behind the file's size (FALLOC_FL_KEEP_SIZE), so LMDB knows nothing of them,
+ * and nobody else gets them. Content is let in only where the reserve is whole behind it. Where the
+ * file system knows no such call, as much must be free on the disk, which others may take. Where it
+ * writes each page anew elsewhere, the blocks are taken, but not for our pages: that is told at the
+ * start (store_reserve_doubt). */
 #include "core/base/clock.h"
 #include "core/spool/store_priv.h"
 
@@ -26,8 +27,8 @@
 
 enum {
     CHECK_MS = 100,
-    /* Free pages in the file that stand for free disk: two batches of content. Some of them may be held by
-     * readers for a moment; the file then grows by so much. */
+    /* Free pages in the file that stand for free disk: two batches of content. Some of them may be
+     * held by readers for a moment; the file then grows by so much. */
     INSIDE_BYTES_MIN = 64 << 20,
     OUTCOME_BYTES_MIN = 4 << 20, /* some batches of outcomes */
     RESERVE_BYTES = 16 << 20,
@@ -92,8 +93,8 @@ void store_room_note(struct store *s, uint64_t pages)
 
 /* ---- the reserve ---- */
 
-/* All up to `to`, or nothing where that would leave the disk without a block. What the file has already, maybe
- * since an earlier start, needs none. */
+/* All up to `to`, or nothing where that would leave the disk without a block. What the file has
+ * already, maybe since an earlier start, needs none. */
 static void allocate(struct store *s, uint64_t from, uint64_t to)
 {
     mdb_filehandle_t fd;

@@ -29,16 +29,17 @@ void mime_append_encoded(struct buf *out, enum mime_encoding encoding, struct sl
 /* Appends any bytes as lines of base64. */
 void mime_append_base64(struct buf *out, struct slice bytes);
 
-/* Appends what it says. White space and line ends are passed over; false: anything else is wrong. */
+/* Appends what it says. White space and line ends are passed over; false: anything
+ * else is wrong. */
 bool mime_decode_base64(struct buf *out, struct slice text);
 
 /* Appends what it says, with CRLF line ends as they are. What is no quoted-printable stands for
  * itself (RFC 2045 6.7). */
 void mime_decode_quoted_printable(struct buf *out, struct slice text);
 
-/* Appends `blank`, white space or nothing, and UTF-8 text as encoded words, folded before `blank` and
- * between words; `*column` is where the line stands, and where it then does. They may stand wherever
- * RFC 2047 5 lets any stand. */
+/* Appends `blank`, white space or nothing, and UTF-8 text as encoded words, folded before `blank`
+ * and between words; `*column` is where the line stands, and where it then does. They may stand
+ * wherever RFC 2047 5 lets any stand. */
 void mime_append_words(struct buf *out, struct slice blank, struct slice text, size_t *column);
 
 /* Appends `value` with its encoded words decoded where their charset is UTF-8, ASCII or Latin-1;

@@ -4,9 +4,9 @@
  *   expr  = name *( "." name ) / string        a value, or text that would read as a template
  *   filter = "safe" / "urlencode" / "default(" string ")"
  *
- * It is the part of Jinja that KumoMTA's users write. Blocks ({%) and comments ({#) are refused, never
- * sent. A name without a value is empty text. How a value is written depends on where its hole
- * stands: see enum template_place. */
+ * It is the part of Jinja that KumoMTA's users write. Blocks ({%) and comments ({#) are refused,
+ * never sent. A name without a value is empty text. How a value is written depends on where its
+ * hole stands: see enum template_place. */
 #ifndef ONWARD_SMTP_MIME_TEMPLATE_H
 #define ONWARD_SMTP_MIME_TEMPLATE_H
 
@@ -47,7 +47,8 @@ struct template
 
 enum { TEMPLATE_PIECES_MAX = 10000, TEMPLATE_NAME_MAX = 200 };
 
-/* One recipient's values. False: there is none of that name. The value lives until the next call. */
+/* One recipient's values. False: there is none of that name. The value lives until the
+ * next call. */
 struct template_values {
     bool (*find)(void *context, struct slice name, struct slice *value_out);
     void *context;
@@ -58,8 +59,8 @@ bool template_compile(struct arena *a, struct slice text, bool is_static, enum t
                       struct template *out, struct error *error);
 
 /* Appends the text with each hole's value as its place wants it. False with `error`: a value cannot
- * stand there. Where a header value holds "=?" it is marked with TEMPLATE_MARK, for it is no encoded
- * word. */
+ * stand there. Where a header value holds "=?" it is marked with TEMPLATE_MARK, for it is no
+ * encoded word. */
 bool template_render(const struct template *t, const struct template_values *values,
                      struct buf *out, struct error *error);
 

@@ -1,5 +1,5 @@
-/* Parts of an input in memory that ends where they end, so that a read past them is found, and the text
- * that several fuzzers judge. */
+/* Parts of an input in memory that ends where they end, so that a read past them is found, and the
+ * text that several fuzzers judge. */
 #ifndef ONWARD_TESTS_FUZZ_EXACT_H
 #define ONWARD_TESTS_FUZZ_EXACT_H
 
@@ -8,9 +8,10 @@
 
 #include <stdlib.h>
 
-/* libFuzzer gives each input in heap memory of its own size. A part of it that is to end where memory
- * ends goes to the end of a block: one of the longest part's size serves for all of them, for making
- * each its own costs more than reading it. What keeps a pointer into a part finds the next one there. */
+/* libFuzzer gives each input in heap memory of its own size. A part of it that is to end where
+ * memory ends goes to the end of a block: one of the longest part's size serves for all of them,
+ * for making each its own costs more than reading it. What keeps a pointer into a part finds the
+ * next one there. */
 struct exact_block {
     char *ptr;
     size_t size;

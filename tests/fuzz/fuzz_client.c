@@ -1,7 +1,7 @@
 /* A hostile server against the client machine, with a driver that behaves. The first byte chooses
- * policy, envelope and how contents go; then each read is a byte of length, with a bit that says whether
- * the driver gets to write before it, and the bytes themselves. As many messages are under way as the
- * machine allows, up to IN_FLIGHT_MAX. */
+ * policy, envelope and how contents go; then each read is a byte of length, with a bit that says
+ * whether the driver gets to write before it, and the bytes themselves. As many messages are under
+ * way as the machine allows, up to IN_FLIGHT_MAX. */
 #include "smtp/client.h"
 
 #include "tests/fuzz/exact.h"
@@ -105,8 +105,8 @@ static void on_ready(struct driver *d)
     begin(d);
 }
 
-/* What is begun is written, contents with it; more is begun behind. One that was begun ahead of the end it follows
- * may be taken back while nothing of it is out. */
+/* What is begun is written, contents with it; more is begun behind. One that was begun ahead of the
+ * end it follows may be taken back while nothing of it is out. */
 static void write_messages(struct driver *d)
 {
     if (d->sending) {

@@ -1,5 +1,5 @@
-/* Any bytes as a configuration: refused with the file's name and a line of it, in one line of text, or
- * taken with every value within its bounds. No file is read for it: there are no includes. */
+/* Any bytes as a configuration: refused with the file's name and a line of it, in one line of text,
+ * or taken with every value within its bounds. No file is read for it: there are no includes. */
 #include "core/config/config.h"
 
 #include "core/config/config_priv.h"

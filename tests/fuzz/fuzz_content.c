@@ -1,6 +1,6 @@
-/* Any bytes as a message's content, by DATA (first byte even) or as one chunk (odd): in any pieces and
- * through a buffer of any size, what comes out is what a plain reading of the whole gives, and so is
- * the place of its end and what is wrong with it. */
+/* Any bytes as a message's content, by DATA (first byte even) or as one chunk (odd): in any pieces
+ * and through a buffer of any size, what comes out is what a plain reading of the whole gives, and
+ * so is the place of its end and what is wrong with it. */
 #include "smtp/content.h"
 
 #include "core/base/utf8.h"

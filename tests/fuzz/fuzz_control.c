@@ -1,6 +1,7 @@
-/* Any bytes as a line on the control socket, or, behind a question mark, as the query part of a URL: the
- * answer is whole JSON lines of which the last, and no other, has "done"; or the request is on its way to
- * the committer or the resolver. What was suspended is the same when its file is read again. */
+/* Any bytes as a line on the control socket, or, behind a question mark, as the query part of a
+ * URL: the answer is whole JSON lines of which the last, and no other, has "done"; or the
+ * request is on its way to the committer or the resolver. What was suspended is the same when
+ * its file is read again. */
 #include "workers/control_priv.h"
 
 #include "core/base/assert.h"

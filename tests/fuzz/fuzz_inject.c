@@ -1,6 +1,6 @@
-/* Any bytes as the JSON of an injection: what is taken is rendered for each recipient, and what comes
- * out is a message that submission's own checks let through, whose header section holds no field that
- * a value brought along, in 7 bits wherever its parts were given apart. */
+/* Any bytes as the JSON of an injection: what is taken is rendered for each recipient, and what
+ * comes out is a message that submission's own checks let through, whose header section holds no
+ * field that a value brought along, in 7 bits wherever its parts were given apart. */
 #include "workers/http/inject.h"
 
 #include "core/base/assert.h"

@@ -1,6 +1,6 @@
-/* Any bytes as strings in the log, in a notice to the sender (RFC 3464) and in an answer on the control
- * socket: each log record is one line of JSON that gives the string back, or a cut of it; no field, part
- * or line of the notice is forged. */
+/* Any bytes as strings in the log, in a notice to the sender (RFC 3464) and in an answer on the
+ * control socket: each log record is one line of JSON that gives the string back, or a cut of it;
+ * no field, part or line of the notice is forged. */
 #include "core/base/buf.h"
 #include "core/base/list.h"
 #include "core/base/utf8.h"

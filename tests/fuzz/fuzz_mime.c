@@ -1,6 +1,7 @@
-/* Any bytes as content and as a recipient's values, between NULs, as parts (first byte even) or as a raw
- * message (odd), with templates or without: what is rendered is a message that submission's own checks let
- * through; a value adds no field and ends no header section; parts come out in 7 bits and short lines. */
+/* Any bytes as content and as a recipient's values, between NULs, as parts (first byte even) or as
+ * a raw message (odd), with templates or without: what is rendered is a message that submission's
+ * own checks let through; a value adds no field and ends no header section; parts come out in 7
+ * bits and short lines. */
 #include "smtp/mime/message.h"
 
 #include "core/base/utf8.h"
@@ -74,7 +75,8 @@ static bool render(const struct mime_message *m, struct slice name, struct slice
     return ok;
 }
 
-/* The length of the header section, as submission finds it. Lines end with CRLF and nothing else. */
+/* The length of the header section, as submission finds it. Lines end with CRLF and
+ * nothing else. */
 static size_t check_content(struct slice message, struct buf *out)
 {
     struct smtp_content c;

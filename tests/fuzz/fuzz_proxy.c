@@ -30,8 +30,8 @@ static void check_text_form(const struct proxy_header *h)
            same_address(&again.destination, &h->destination));
 }
 
-/* Nothing but the whole decides: a prefix of what is invalid is invalid, or too short to tell; of what is
- * taken there is not one byte less, and it reads the same with what follows cut off. */
+/* Nothing but the whole decides: a prefix of what is invalid is invalid, or too short to tell; of
+ * what is taken there is not one byte less, and it reads the same with what follows cut off. */
 static void check_prefixes(struct slice all, enum proxy_status status,
                            const struct proxy_header *whole, size_t least)
 {

@@ -1,6 +1,6 @@
-/* Any bytes as what senders and exchanges said, between NULs, on an operator's screen: as cells of a table
- * (first byte 0 of 3), as events of a trace for people (1) or for programs (2). Lines stay lines, nothing
- * commands the terminal or hides, and what is for programs is JSON in ASCII. */
+/* Any bytes as what senders and exchanges said, between NULs, on an operator's screen: as cells of
+ * a table (first byte 0 of 3), as events of a trace for people (1) or for programs (2). Lines stay
+ * lines, nothing commands the terminal or hides, and what is for programs is JSON in ASCII. */
 #include "workers/cli/cli.h"
 #include "workers/cli/trace_print.h"
 #include "workers/outbound/session.h"

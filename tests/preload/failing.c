@@ -2,8 +2,8 @@
  * descriptor or a connection, fails as the kernel would have it fail. Every call of the process
  * counts, those of the libraries too.
  *
- * ONWARD_FAULTS names a file of `struct faults` that the test maps as well: it says when calls fail,
- * at any time, and reads how many there were. Without the variable nothing fails. */
+ * ONWARD_FAULTS names a file of `struct faults` that the test maps as well: it says when calls
+ * fail, at any time, and reads how many there were. Without the variable nothing fails. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -27,8 +27,9 @@ static void trust(struct sim_world *w, const struct sim_host *h)
         health_show(w->parts.health, &h->address, HEALTH_RUN_BDAT);
 }
 
-/* Every message arrived once (the books have been checked). Those whose last byte the first exchange had not
- * heard went elsewhere at once; of the others, what could not be known was called so. */
+/* Every message arrived once (the books have been checked). Those whose last byte the
+ * first exchange had not heard went elsewhere at once; of the others, what could not be
+ * known was called so. */
 static void check_messages(unsigned committed_max, const struct sim_fault *f)
 {
     unsigned unknown = 0;
@@ -111,7 +112,8 @@ static void run_kind(const struct like *like, enum sim_fault_kind kind, struct s
     }
 }
 
-/* A stranger that answers well is given more and more: in the end most messages are in flight beside others. */
+/* A stranger that answers well is given more and more: in the end most messages are in flight
+ * beside others. */
 static void check_growth(struct sim_tally *tally)
 {
     enum { LATENCY_US = 50000, GROWTH_MESSAGES = 300, ROUND_TRIPS_S = 12 };

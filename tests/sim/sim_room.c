@@ -10,8 +10,8 @@ static const struct sim_fault decoy = {.kind = FAULT_REPLY,
                                        .after_said = -1,
                                        .after_heard = -1};
 
-/* A burst for well exchanges over fewer connections than lanes, each of which is worn out soon: whoever
- * has to wait for room waits, and nothing is put off for want of it. */
+/* A burst for well exchanges over fewer connections than lanes, each of which is worn out soon:
+ * whoever has to wait for room waits, and nothing is put off for want of it. */
 static void run(unsigned sessions_max, unsigned messages_per_connection, bool decoys,
                 struct sim_tally *tally)
 {

@@ -1,6 +1,6 @@
-/* The trail of a world: each thing that happens in it, with its time and its bytes, and a digest of all so far.
- * Two runs of a seed leave the same trail, in one process or in two; where they do not, the
- * simulation replays nothing, and the first thing that was different says why.
+/* The trail of a world: each thing that happens in it, with its time and its bytes, and a digest of
+ * all so far. Two runs of a seed leave the same trail, in one process or in two; where they do not,
+ * the simulation replays nothing, and the first thing that was different says why.
  *
  * One trail at a time, of the world that runs. */
 #ifndef ONWARD_TESTS_SIM_TRAIL_H
@@ -27,8 +27,8 @@ void sim_trail_begin(void);
 /* A step of the world begins at this moment. */
 void sim_trail_step(uint64_t now_us);
 
-/* In this step: `what` (static storage) came about, of the connection, event, recipient... `number`,
- * with these bytes. */
+/* In this step: `what` (static storage) came about, of the connection, event, recipient...
+ * `number`, with these bytes. */
 void sim_trail_note(const char *what, uint64_t number, struct slice bytes);
 
 /* The world has ended: COMPARE fails where the kept trail goes on. */

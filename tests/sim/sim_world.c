@@ -28,7 +28,8 @@ static const char config_text[] = "hostname: relay.sim\n"
 static struct sim_world *current; /* the link-time stand-ins know no other way to it */
 static uint64_t current_seed;
 
-/* In the place of core/base/assert.c: an assertion of the relay's own says in which world it broke. */
+/* In the place of core/base/assert.c: an assertion of the relay's own says in which
+ * world it broke. */
 _Noreturn void assert_failed(const char *file, int line, const char *function, const char *text)
 {
     sim_fail("assertion failed at %s:%d in %s: %s", file, line, function, text);

@@ -1,5 +1,5 @@
-/* Stands between the relay and its spool's files (LD_PRELOAD): it records what is done to them, lets some of
- * it fail, or leaves something out that should be done. Told by the environment:
+/* Stands between the relay and its spool's files (LD_PRELOAD): it records what is done to them,
+ * lets some of it fail, or leaves something out that should be done. Told by the environment:
  *
  *   TORTURE_SPOOL=DIR       the spool; nothing else is touched
  *   TORTURE_TRACE=FILE      append what happens there, and each 250 that is sent (trace.h)
@@ -11,9 +11,9 @@
  *                           written without waiting), DIRSYNC (no directory is synced), NOSYNC, NOMETASYNC
  *                           (the flags of LMDB)
  *
- * A record is written when the call is over, that of a 250 before it begins: so what stands in front of a 250
- * had happened when it went out. Writes through a mapping are not seen; states.c would notice, for it compares
- * what the trace adds up to with the file. */
+ * A record is written when the call is over, that of a 250 before it begins: so what stands in
+ * front of a 250 had happened when it went out. Writes through a mapping are not seen; states.c
+ * would notice, for it compares what the trace adds up to with the file. */
 #include "tests/torture/trace.h"
 
 #include <dlfcn.h>
@@ -332,8 +332,8 @@ int fallocate(int fd, int mode, off_t offset, off_t len)
 
 int fallocate64(int fd, int mode, off_t offset, off_t len) __attribute__((alias("fallocate")));
 
-/* A sync of a file or directory of the spool. A failed one is recorded: what it should have written may never
- * be. */
+/* A sync of a file or directory of the spool. A failed one is recorded: what it should have written
+ * may never be. */
 static int sync_any(int fd, long number)
 {
     enum role role = role_of(fd);

@@ -17,7 +17,8 @@ struct pending {
     bool given_up; /* its sync failed: no later one makes it durable */
 };
 
-/* What a file would hold: `written` is where its last written byte ends, `size` may lie behind that. */
+/* What a file would hold: `written` is where its last written byte ends, `size` may lie
+ * behind that. */
 struct content {
     char *bytes;
     uint64_t written, size, capacity;
@@ -326,7 +327,8 @@ static struct choice choose(const struct file *f, enum image_mode mode, struct r
     return c;
 }
 
-/* Whether sector `in_op` of operation `op` is on the disk; `counted` sectors of others come before it. */
+/* Whether sector `in_op` of operation `op` is on the disk; `counted` sectors of others
+ * come before it. */
 static bool is_there(const struct choice *c, bool op_drawn, uint64_t op, uint64_t in_op,
                      uint64_t counted)
 {
@@ -350,7 +352,8 @@ static bool is_there(const struct choice *c, bool op_drawn, uint64_t op, uint64_
     return false;
 }
 
-/* A sector that is not on the disk, in a part of the file that was never synced: anything may be there. */
+/* A sector that is not on the disk, in a part of the file that was never synced: anything
+ * may be there. */
 static void fill(struct random *random, char *bytes, uint64_t length)
 {
     for (uint64_t i = 0; i < length; i++)
@@ -409,7 +412,8 @@ static void write_file(const char *path, const struct content *c)
     (void)close(fd);
 }
 
-/* LMDB's table of readers: written through a mapping, and meant to be worthless after a start of the machine. */
+/* LMDB's table of readers: written through a mapping, and meant to be worthless after a start of
+ * the machine. */
 static void draw_readers(struct random *random, struct content *out)
 {
     reserve(out, GROWTH);

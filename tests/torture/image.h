@@ -1,11 +1,11 @@
-/* A disk under a spool, as a power cut leaves it. Operations of a trace are noted one after the other; what has
- * been synced is durable, what has not may be there or not, whole or in part, in any order. From that a state
- * is drawn, and written into a folder where a spool can be opened.
+/* A disk under a spool, as a power cut leaves it. Operations of a trace are noted one after the
+ * other; what has been synced is durable, what has not may be there or not, whole or in part, in
+ * any order. From that a state is drawn, and written into a folder where a spool can be opened.
  *
- * The rules are those that POSIX promises and no more: a sync makes durable what was written to that file
- * before; a name is durable once its directory was synced; a sector of 512 bytes is written whole or not at
- * all. After a failed sync what it should have written may or may not be there for good, whatever is synced
- * later. One thread; aborts where memory is out. */
+ * The rules are those that POSIX promises and no more: a sync makes durable what was written to
+ * that file before; a name is durable once its directory was synced; a sector of 512 bytes is
+ * written whole or not at all. After a failed sync what it should have written may or may not be
+ * there for good, whatever is synced later. One thread; aborts where memory is out. */
 #ifndef ONWARD_TESTS_TORTURE_IMAGE_H
 #define ONWARD_TESTS_TORTURE_IMAGE_H
 
@@ -31,18 +31,19 @@ enum image_mode {
 struct image *image_create(void);
 void image_destroy(struct image **image);
 
-/* Notes that the operation was begun: it may be on the disk, in part or whole. The payload is borrowed for the
- * image's life. Then that it has ended, as its record says. */
+/* Notes that the operation was begun: it may be on the disk, in part or whole. The payload is
+ * borrowed for the image's life. Then that it has ended, as its record says. */
 void image_begin(struct image *image, const struct trace_record *r, const char *payload);
 void image_end(struct image *image, const struct trace_record *r);
 
-/* Draws a state and writes it to the empty folder `parent` (the spool becomes a folder in it, named as in the
- * trace). `all` for each name: true also where it is not durable. Returns the name of the spool's folder, or
- * NULL where a cut now would leave none. */
+/* Draws a state and writes it to the empty folder `parent` (the spool becomes a folder in it, named
+ * as in the trace). `all` for each name: true also where it is not durable. Returns the name of the
+ * spool's folder, or NULL where a cut now would leave none. */
 const char *image_draw(struct image *image, enum image_mode mode, struct random *random,
                        const char *parent);
 
-/* The file of this name with all that was ever written to it, and its size; NULL where there is none. */
+/* The file of this name with all that was ever written to it, and its size; NULL where
+ * there is none. */
 const char *image_whole(struct image *image, const char *name, uint64_t *inode_out,
                         uint64_t *written_out, uint64_t *size_out);
 

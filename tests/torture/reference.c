@@ -123,8 +123,8 @@ static uint32_t crc32_of(struct slice s)
     return crc ^ UINT32_MAX;
 }
 
-/* Whether the content is what its own header section says. Bounces, which we did not write, have no such field:
- * their size alone is looked at. */
+/* Whether the content is what its own header section says. Bounces, which we did not write, have no
+ * such field: their size alone is looked at. */
 static bool is_whole(struct slice content)
 {
     static const char field[] = "\nX-Sum: ", blank[] = "\r\n\r\n";

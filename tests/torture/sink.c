@@ -2,15 +2,16 @@
  *
  *     sink PORT JOURNAL [HUNG-ADDRESS]
  *
- * All of 127.0.0.0/8 is local, so one listener on 0.0.0.0 stands for as many exchanges as a test wants. It
- * takes everything; but connections to HUNG-ADDRESS are never answered. It prints a line when it listens, and
- * ends with its standard input; a line there is answered once the journal is written out.
+ * All of 127.0.0.0/8 is local, so one listener on 0.0.0.0 stands for as many exchanges as a test
+ * wants. It takes everything; but connections to HUNG-ADDRESS are never answered. It prints a line
+ * when it listens, and ends with its standard input; a line there is answered once the journal is
+ * written out.
  *
- * Each message taken leaves a line for each of its recipients, before its 250 is sent: "SECONDS RECIPIENT
- * BYTES CRC32", the latter two of the body behind its blank line, as it came on the wire; the seconds are those
- * of CLOCK_MONOTONIC, which other processes read too. Some recipients are hard to please: one whose address
- * begins with "later." gets 451 the first time it is asked for, one with "never." gets 550. One thread, one
- * epoll. */
+ * Each message taken leaves a line for each of its recipients, before its 250 is sent: "SECONDS
+ * RECIPIENT BYTES CRC32", the latter two of the body behind its blank line, as it came on the wire;
+ * the seconds are those of CLOCK_MONOTONIC, which other processes read too. Some recipients are
+ * hard to please: one whose address begins with "later." gets 451 the first time it is asked for,
+ * one with "never." gets 550. One thread, one epoll. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -227,8 +228,8 @@ static bool is_verb(const char *line, size_t len, const char *verb)
     return len >= 4 && strncasecmp(line, verb, 4) == 0;
 }
 
-/* Whether the recipient of this RCPT line is taken; otherwise it has been answered. False in `alive` where
- * there is no room for it. */
+/* Whether the recipient of this RCPT line is taken; otherwise it has been answered. False in
+ * `alive` where there is no room for it. */
 static bool take_recipient(struct connection *c, const char *line, size_t len, bool *alive)
 {
     const char *begin = memchr(line, '<', len);

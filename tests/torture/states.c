@@ -1,19 +1,20 @@
-/* Replays a trace of disk.c, and after each operation draws states that a power cut there may leave; each is
- * opened with the relay's own store.
+/* Replays a trace of disk.c, and after each operation draws states that a power cut there may
+ * leave; each is opened with the relay's own store.
  *
  *   states TRACE WORKDIR SEED STATES [SPOOL]
  *
- * About STATES states are drawn, evenly over the records of the trace (an operation that was under way, or a
- * 250 that went out) and the kinds of loss (image.h); at the first records, where the spool is made, all kinds
- * are. In each of them
+ * About STATES states are drawn, evenly over the records of the trace (an operation that was under
+ * way, or a 250 that went out) and the kinds of loss (image.h); at the first records, where the
+ * spool is made, all kinds are. In each of them
  *
  *   - the spool opens, and what it holds is, record for record, what it held after one of its commits;
  *   - that commit is not older than the last one that was synced: no outcome comes undone;
  *   - every message with a 250 by then that had not been removed by that commit is there, whole.
  *
- * SPOOL is the folder that the trace was taken of, closed since: its data.mdb must be what the trace adds up to,
- * else something was written that the trace has not seen. Each state is looked at in a process of its own, for a
- * broken one may well crash the reader. Prints the counts; the exit status is 1 where anything was wrong. */
+ * SPOOL is the folder that the trace was taken of, closed since: its data.mdb must be what the
+ * trace adds up to, else something was written that the trace has not seen. Each state is looked at
+ * in a process of its own, for a broken one may well crash the reader. Prints the counts; the exit
+ * status is 1 where anything was wrong. */
 #include "tests/torture/image.h"
 #include "tests/torture/reference.h"
 

@@ -1,6 +1,6 @@
-/* The trace of a spool's writes: what disk.c records and states.c replays. A file of records, each with its
- * payload behind it, in the order in which they happened. Both ends are builds of the same tree on the same
- * machine: the structs are written as they are in memory. */
+/* The trace of a spool's writes: what disk.c records and states.c replays. A file of records, each
+ * with its payload behind it, in the order in which they happened. Both ends are builds of the same
+ * tree on the same machine: the structs are written as they are in memory. */
 #ifndef ONWARD_TESTS_TORTURE_TRACE_H
 #define ONWARD_TESTS_TORTURE_TRACE_H
 
@@ -25,8 +25,8 @@ enum trace_flags {
     TRACE_FAILED = 2, /* it was made to fail; a payload is what had been written nevertheless */
 };
 
-/* One record; `length` bytes of payload follow. Names are relative to the folder the spool is in: the
- * spool's own is its last component. */
+/* One record; `length` bytes of payload follow. Names are relative to the folder the spool is in:
+ * the spool's own is its last component. */
 struct trace_record {
     uint32_t kind;  /* enum trace_kind */
     uint32_t flags; /* enum trace_flags */

@@ -1,5 +1,6 @@
-/* Content as it arrives (smtp/content.h): whole lines are taken many at a time, single bytes one by one,
- * and what comes out must be the same however the input is cut and however small the output is. */
+/* Content as it arrives (smtp/content.h): whole lines are taken many at a time, single bytes
+ * one by one, and what comes out must be the same however the input is cut and however small
+ * the output is. */
 #include "smtp/content.h"
 #include "core/base/random.h"
 

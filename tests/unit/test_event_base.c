@@ -145,8 +145,8 @@ static void event_taken_off_meanwhile_is_not_called(void **state)
     }
 }
 
-/* As above, and the registration goes to another event at once, on a descriptor that is not ready.
- */
+/* As above, and the registration goes to another event at once, on a descriptor that
+ * is not ready. */
 static void stale_readiness_is_not_taken_for_that_of_a_new_event(void **state)
 {
     (void)state;

@@ -1,4 +1,5 @@
-/* Each duration is counted once, in the least bucket that holds it, and several threads' counts are one. */
+/* Each duration is counted once, in the least bucket that holds it, and several threads'
+ * counts are one. */
 #include "core/base/histogram.h"
 
 #include <setjmp.h>

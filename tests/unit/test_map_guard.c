@@ -1,4 +1,5 @@
-/* A map whose file fails under it: the process says so and ends, each case in a process of its own. */
+/* A map whose file fails under it: the process says so and ends, each case in a
+ * process of its own. */
 #include "core/base/map_guard.h"
 
 #include <fcntl.h>

@@ -1,4 +1,5 @@
-/* What is held is what was touched, and the least limit of a control group and those above it counts. */
+/* What is held is what was touched, and the least limit of a control group and those
+ * above it counts. */
 #include "core/base/memory.h"
 
 #include <setjmp.h>

@@ -1,5 +1,5 @@
-/* What is suspended: asked by name, all or one, kept in a file that a change replaces whole, and refused
- * where the file says something that is none. */
+/* What is suspended: asked by name, all or one, kept in a file that a change replaces whole, and
+ * refused where the file says something that is none. */
 #include "core/queue/suspensions.h"
 #include "tests/unit/spool_fixture.h"
 

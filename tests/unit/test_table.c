@@ -1,5 +1,5 @@
-/* Tables for people: columns line up by what the screen shows, and nothing is printed for nothing.
- */
+/* Tables for people: columns line up by what the screen shows, and nothing is printed
+ * for nothing. */
 #include "workers/cli/cli.h"
 
 #include <locale.h>

@@ -47,8 +47,8 @@ int cli_ask(const struct cli_options *options, json_t *request,
 
 /* ---- for people's eyes (table.c) ---- */
 
-/* What a sender or a peer wrote, for a terminal: what is no text, commands it or hides becomes '?'. As
- * much as fits into `size`, and a NUL; `out` may be where `text` lies. Returns `out`. */
+/* What a sender or a peer wrote, for a terminal: what is no text, commands it or hides becomes '?'.
+ * As much as fits into `size`, and a NUL; `out` may be where `text` lies. Returns `out`. */
 char *cli_printable(struct slice text, char *out, size_t size);
 
 struct table;

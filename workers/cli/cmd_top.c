@@ -1,5 +1,5 @@
-/* `onward top`: the relay as it runs, on a terminal with ncurses, anywhere else as plain lines once.
- * Both are made of the same lines. */
+/* `onward top`: the relay as it runs, on a terminal with ncurses, anywhere else as plain lines
+ * once. Both are made of the same lines. */
 #include "core/base/clock.h"
 #include "workers/cli/cli.h"
 

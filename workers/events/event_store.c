@@ -189,7 +189,8 @@ static int count_pending(struct event_store *s, MDB_txn *txn)
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
-/* Whoever reads the map where the disk gives nothing back, or the file has ended, is stopped by SIGBUS. */
+/* Whoever reads the map where the disk gives nothing back, or the file has ended, is
+ * stopped by SIGBUS. */
 static void watch_map(struct event_store *s, const char *path)
 {
     mdb_filehandle_t fd;

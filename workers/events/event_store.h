@@ -1,5 +1,5 @@
-/* The events that webhooks have not taken yet: a bounded LMDB environment beside the spool, so that a
- * receiver that is down for hours loses nothing and a restart goes on where it was.
+/* The events that webhooks have not taken yet: a bounded LMDB environment beside the spool, so that
+ * a receiver that is down for hours loses nothing and a restart goes on where it was.
  *
  *   meta      one record: format, the store's name, the last number given, bytes held
  *   events    number -> kind, then the event as a line of JSON; numbers are never given twice
@@ -27,8 +27,8 @@ struct event_store_options {
     unsigned webhook_count;
 };
 
-/* Opens or creates. A webhook that was not known before begins with what comes from now on; one that
- * is no longer configured is forgotten. NULL with `error`. */
+/* Opens or creates. A webhook that was not known before begins with what comes from now on; one
+ * that is no longer configured is forgotten. NULL with `error`. */
 struct event_store *event_store_open(const struct event_store_options *options,
                                      struct error *error);
 
@@ -46,8 +46,8 @@ void event_store_append(struct event_store *s, enum event_kind kind, struct slic
 /* The webhook is done with everything up to the event of this number. */
 void event_store_advance(struct event_store *s, unsigned webhook, uint64_t number);
 
-/* False: nothing since event_store_begin was written (no room, an I/O error), and the store is as it
- * was before. */
+/* False: nothing since event_store_begin was written (no room, an I/O error), and the store is as
+ * it was before. */
 bool event_store_commit(struct event_store *s);
 
 /* ---- reading ---- */

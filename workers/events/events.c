@@ -232,8 +232,8 @@ static int wait_ms(const struct events *e, uint64_t now)
     return (int)wait;
 }
 
-/* A moment for more events to come: no sender wakes this thread meanwhile, and one commit takes them
- * all. */
+/* A moment for more events to come: no sender wakes this thread meanwhile, and one commit
+ * takes them all. */
 static void gather(struct events *e)
 {
     uint64_t until = clock_mono_ms() + GATHER_MS, now;

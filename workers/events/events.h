@@ -3,10 +3,10 @@
  *   worker --log line, tapped--> mailbox -> [gather -> store -> commit] -> POST -> 2xx -> cursor
  *                                                                          `-> else: again, later
  *
- * A thread of its own does all of it: it gathers events for a moment, writes them into a store beside
- * the spool (event_store.h), and posts what is stored, one request at a time for each webhook. No
- * worker and no commit of mail waits for it. An event is a line of the log with an id in front, so
- * both say the same.
+ * A thread of its own does all of it: it gathers events for a moment, writes them into a store
+ * beside the spool (event_store.h), and posts what is stored, one request at a time for each
+ * webhook. No worker and no commit of mail waits for it. An event is a line of the log with an id
+ * in front, so both say the same.
  *
  * What a crash costs: an event is in the store some 50 ms behind the mail's outcome; those of that
  * moment are lost by a crash or a power cut. From the store on each is told at least once: a batch

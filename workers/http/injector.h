@@ -1,13 +1,13 @@
 /* Injectors: the threads that make messages of injections (inject.h) and see them into the spool.
  *
- * A request is handed to the injector with the least to do, which reads it, then takes turns between
- * all it has: a few recipients each, so that one mailing of 50,000 holds up no single message. What
- * is rendered goes to the committer as submission's does (inbound/upload.h), a bounded number at a
- * time; when the last is durable, the request is answered.
+ * A request is handed to the injector with the least to do, which reads it, then takes turns
+ * between all it has: a few recipients each, so that one mailing of 50,000 holds up no single
+ * message. What is rendered goes to the committer as submission's does (inbound/upload.h), a
+ * bounded number at a time; when the last is durable, the request is answered.
  *
- * With an Idempotency-Key, the request's receipt is stored ahead of its messages and a mark with each
- * (core/spool/receipts.h): the same request under the same key, sent again, stores only what is
- * missing and has the same answer. */
+ * With an Idempotency-Key, the request's receipt is stored ahead of its messages and a mark with
+ * each (core/spool/receipts.h): the same request under the same key, sent again, stores only what
+ * is missing and has the same answer. */
 #ifndef ONWARD_WORKERS_HTTP_INJECTOR_H
 #define ONWARD_WORKERS_HTTP_INJECTOR_H
 
@@ -19,8 +19,8 @@ struct injectors;
 struct injectors *injectors_start(struct http *h, const struct worker_parts *parts,
                                   struct error *error);
 
-/* How long this caller must wait before it may inject again (http.recipients_per_second); 0 = not at
- * all. Any thread. */
+/* How long this caller must wait before it may inject again (http.recipients_per_second); 0 = not
+ * at all. Any thread. */
 uint64_t injectors_wait_ms(struct injectors *i, const struct http_caller *caller);
 
 /* Hands a suspended request over; it is answered and resumed. Any thread. */

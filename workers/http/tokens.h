@@ -3,8 +3,8 @@
  *   line   = name SP scopes SP token / "#" comment / empty
  *   scopes = scope *( "," scope ), of inject, read and admin
  *
- * Only digests are kept, so that no dump and no log holds a token. A set of tokens is immutable once
- * loaded. */
+ * Only digests are kept, so that no dump and no log holds a token. A set of tokens is immutable
+ * once loaded. */
 #ifndef ONWARD_WORKERS_HTTP_TOKENS_H
 #define ONWARD_WORKERS_HTTP_TOKENS_H
 

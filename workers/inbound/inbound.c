@@ -42,9 +42,9 @@ static void on_handover(struct mail *mail, void *owner)
     free(h);
 }
 
-/* The kernel wakes the same worker for one caller after the other as long as it sleeps in between, and long-lived
- * connections stay where they are. So of this worker and any other the one with fewer gets it: two choices
- * keep all about even. */
+/* The kernel wakes the same worker for one caller after the other as long as it sleeps in between,
+ * and long-lived connections stay where they are. So of this worker and any other the one with
+ * fewer gets it: two choices keep all about even. */
 static struct worker *less_busy(struct worker *w)
 {
     unsigned listening = atomic_load_explicit(&w->parts->shared->listening, memory_order_acquire);

@@ -49,8 +49,8 @@ void inbound_abandon(struct inbound *i);
 /* A connection that was counted for this worker is not to be: closes it, where fd is not -1. */
 void inbound_refuse(struct inbound *i, int fd);
 
-/* Reads on where a turn was cut short; frees what was closed. True: more to read, so do not sleep.
- */
+/* Reads on where a turn was cut short; frees what was closed. True: more to read, so
+ * do not sleep. */
 bool inbound_end_turn(struct inbound *i);
 
 #endif

@@ -247,8 +247,8 @@ static void log_accepted(struct submission *s, const struct envelope *e)
     log_end(&line);
 }
 
-/* Nothing of the submission is left anywhere else: it may be freed. A message whose client left before its
- * envelope was on the way is not accepted. */
+/* Nothing of the submission is left anywhere else: it may be freed. A message whose client left
+ * before its envelope was on the way is not accepted. */
 static bool gone(struct submission *s)
 {
     if (s->stage != SUBMISSION_CLOSED)
@@ -482,9 +482,9 @@ static void drop_input(struct submission *s)
     go_on_later(s);
 }
 
-/* The last reply is out. Closing over bytes that were not read resets the connection, and a client that
- * is still sending then sees an error in the place of the reply. So they are read for a moment; but not
- * where too many are connected anyway. */
+/* The last reply is out. Closing over bytes that were not read resets the connection, and a client
+ * that is still sending then sees an error in the place of the reply. So they are read for a
+ * moment; but not where too many are connected anyway. */
 static void end(struct submission *s)
 {
     const struct worker *w = s->worker;

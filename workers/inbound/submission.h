@@ -39,7 +39,8 @@ struct submission {
     char message_id_line[SMTP_TRACE_LINE_SIZE];
 };
 
-/* Takes over `fd`, accepted by listener number `listener` and counted in the worker's `shared.clients`. */
+/* Takes over `fd`, accepted by listener number `listener` and counted in the worker's
+ * `shared.clients`. */
 void submission_open(struct inbound *i, int fd, const struct address *peer, unsigned listener);
 
 /* Reads and writes what goes, in bounded work. */

@@ -1,7 +1,7 @@
-/* One message's way into the spool, whoever brings it (submission.h, http/injector.h): its content is
- * gathered in chunks, each of which goes to the committer ahead of the envelope, so that a large
- * message streams to disk; with the envelope goes the last one, and when that is durable the message
- * is accepted.
+/* One message's way into the spool, whoever brings it (submission.h, http/injector.h): its content
+ * is gathered in chunks, each of which goes to the committer ahead of the envelope, so that a large
+ * message streams to disk; with the envelope goes the last one, and when that is durable the
+ * message is accepted.
  *
  *   upload_begin -> fill `content`; full: upload_chunk -> ... -> no op out: upload_message
  *                                                             -> or given up: upload_discard

@@ -102,8 +102,8 @@ static bool end_fits(const struct gathered *g, const struct body *b, const struc
     return len <= conn_write_max(conn);
 }
 
-/* A TLS record that is half with the kernel goes out whole, sooner or later, so the token stays with
- * it. The last one is not begun where a peer that has stopped reading could halt it. */
+/* A TLS record that is half with the kernel goes out whole, sooner or later, so the token stays
+ * with it. The last one is not begun where a peer that has stopped reading could halt it. */
 static bool end_may_go(const struct body *b, const struct conn *conn)
 {
     bool is_first = b->sent == 0 && !b->by_bdat; /* the peer has just read all that went before */
@@ -123,8 +123,8 @@ static bool rest_of_chunk(const struct body *b, struct store_reader *reader, str
     return true;
 }
 
-/* The next write may hold the last byte: with the token it does, by DATA with the end-of-data line and
- * what follows. BODY_SENT: write. */
+/* The next write may hold the last byte: with the token it does, by DATA with the end-of-data line
+ * and what follows. BODY_SENT: write. */
 static enum body_status add_end(struct gathered *g, struct body *b, struct conn *conn,
                                 const struct buf *out, bool (*take_token)(void *context),
                                 void *context)

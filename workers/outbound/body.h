@@ -1,7 +1,8 @@
-/* Streaming a message's content from the spool to a connection: chunk by chunk straight from the
- * store's map. By DATA, dots are stuffed only where the envelope says that lines begin with one, and
- * the end-of-data line closes it; by BDAT the commands that announce it go in front, and it goes as it
- * is. The last byte goes out only where the commit token was won. Embedded in the session. */
+/* Streaming a message's content from the spool to a connection: chunk by chunk straight from
+ * the store's map. By DATA, dots are stuffed only where the envelope says that lines begin with
+ * one, and the end-of-data line closes it; by BDAT the commands that announce it go in front,
+ * and it goes as it is. The last byte goes out only where the commit token was won. Embedded in
+ * the session. */
 #ifndef ONWARD_WORKERS_OUTBOUND_BODY_H
 #define ONWARD_WORKERS_OUTBOUND_BODY_H
 

@@ -4,9 +4,9 @@
  *   ring -> [expired? -> outcome] -> route in cache? -> destination queue -> lane -> session
  *                                        \-> wait for the dns thread, by domain
  *
- * A worker has room for `sessions_max` connections, a sixteenth of it for lanes to destinations where
- * transactional mail waits. Lanes beyond it wait in line here, those first, counted at
- * their destinations, and open as connections close; idle connections are closed to make room. */
+ * A worker has room for `sessions_max` connections, a sixteenth of it for lanes to destinations
+ * where transactional mail waits. Lanes beyond it wait in line here, those first, counted at their
+ * destinations, and open as connections close; idle connections are closed to make room. */
 #ifndef ONWARD_WORKERS_OUTBOUND_OUTBOUND_H
 #define ONWARD_WORKERS_OUTBOUND_OUTBOUND_H
 
