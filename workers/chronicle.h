@@ -9,6 +9,7 @@
 #define ONWARD_WORKERS_CHRONICLE_H
 
 #include "core/base/address.h"
+#include "core/domain.h"
 #include "core/health.h"
 #include "core/reply.h"
 
@@ -18,7 +19,7 @@ enum {
     CHRONICLE_SAMPLES = 720,    /* an hour of them: */
     CHRONICLE_SAMPLE_MS = 5000, /* apart */
     CHRONICLE_EXCHANGES = 4096, /* names and races of so many addresses */
-    CHRONICLE_NAME_SIZE = 64,   /* longer names are cut */
+    CHRONICLE_NAME_SIZE = DOMAIN_SIZE,
 };
 
 struct chronicle;

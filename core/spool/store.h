@@ -19,6 +19,7 @@
 #include "core/base/address.h"
 #include "core/base/error.h"
 #include "core/base/slice.h"
+#include "core/domain.h"
 #include "core/reply.h"
 
 enum { STORE_CHUNK_BYTES = 64 * 1024, STORE_FORMAT = 3 };
@@ -39,6 +40,10 @@ enum store_progress {
     PROGRESS_DONE = 2,    /* delivered or bounced; kept only while the message has others left */
 };
 
+enum {
+    STORE_EXCHANGE_SIZE = DOMAIN_SIZE + ADDRESS_TEXT_SIZE + 3
+}; /* a name, an address in brackets */
+
 /* How far one recipient has got. */
 struct store_state {
     uint8_t progress; /* enum store_progress */
@@ -46,9 +51,9 @@ struct store_state {
     uint16_t attempts;
     uint64_t due_wall_ms;
     bool has_try_first;
-    struct address try_first; /* after an unknown outcome (RFC 1047) */
-    struct reply last;        /* of the last attempt; code 0 = none yet */
-    char last_exchange[128];  /* "mx.example.org [192.0.2.1]", or empty */
+    struct address try_first;                /* after an unknown outcome (RFC 1047) */
+    struct reply last;                       /* of the last attempt; code 0 = none yet */
+    char last_exchange[STORE_EXCHANGE_SIZE]; /* "mx.example.org [192.0.2.1]", or empty */
 };
 
 /* Copied by store_open. */

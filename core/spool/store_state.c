@@ -1,10 +1,14 @@
 #include "core/spool/store_priv.h"
 
+#include "core/base/assert.h"
 #include "core/base/bytes.h"
 
 /* The record: version 1, numbers, the exchange to try first (if any), the last reply, the last
  * exchange. */
 enum { VERSION = 1, HAS_TRY_FIRST = 1, DELAY_NOTICED = 2 };
+
+static_assert((int)STORE_EXCHANGE_SIZE + (int)REPLY_TEXT_SIZE + 64 < (int)STORE_STATE_MAX,
+              "a state and its texts fit");
 
 size_t store_state_encode(const struct store_state *s, char out[STORE_STATE_MAX])
 {
@@ -26,8 +30,7 @@ size_t store_state_encode(const struct store_state *s, char out[STORE_STATE_MAX]
     bytes_append(&b, s->last.detail, 2);
     bytes_append_string(&b, slice_of(s->last.text, s->last.text_len));
     bytes_append_string(&b, slice_str(s->last_exchange));
-    size_t len =
-        buf_ok(&b) ? buf_len(&b) : 0; /* every part is bounded well below STORE_STATE_MAX */
+    size_t len = buf_ok(&b) ? buf_len(&b) : 0;
     if (len > 0)
         memcpy(out, buf_slice(&b).ptr, len);
     buf_fini(&b);

@@ -486,6 +486,14 @@ static void a_state_reads_back_as_written(void **state)
     assert_int_equal(out.last.code, LOCAL_UNKNOWN_OUTCOME);
     assert_memory_equal(out.last.text, in.last.text, in.last.text_len);
     assert_string_equal(out.last_exchange, in.last_exchange);
+    memset(in.last_exchange, 'm',
+           sizeof in.last_exchange - 1); /* the longest, with the longest reply */
+    memset(in.last.text, 't', sizeof in.last.text);
+    in.last.text_len = sizeof in.last.text;
+    len = store_state_encode(&in, record);
+    assert_true(store_state_decode(slice_of(record, len), &out));
+    assert_string_equal(out.last_exchange, in.last_exchange);
+    assert_int_equal(out.last.text_len, in.last.text_len);
 }
 
 static void a_damaged_state_is_refused_not_trusted(void **state)

@@ -31,7 +31,7 @@ struct outcome {
     struct worker *worker;
     struct outcome_recipient *recipients;
     struct reply *replies; /* what recipients[i].reply points at */
-    char exchange[128];
+    char exchange[STORE_EXCHANGE_SIZE];
 };
 
 static void free_outcome(struct outcome *o)
@@ -393,7 +393,7 @@ static void name_exchange(struct outcome *o, const struct session *s)
         return;
     char ip[ADDRESS_TEXT_SIZE];
     address_format_ip(&s->target.address, ip);
-    (void)snprintf(o->exchange, sizeof o->exchange, "%.60s [%s]", s->target.exchange->name, ip);
+    (void)snprintf(o->exchange, sizeof o->exchange, "%s [%s]", s->target.exchange->name, ip);
     o->op.u.outcome.exchange = o->exchange;
 }
 
