@@ -83,7 +83,7 @@ static bool next_entry(struct example *e, struct entry *out)
         if (*text == '\0')
             e->comment[0] = '\0';
         else if (text[0] == '#' && (text[1] == ' ' || text[1] == '\0'))
-            add_comment(e, text + 1);
+            add_comment(e, text + 1 + strspn(text + 1, " "));
         else if (read_key(e, line, out))
             return true;
     }
