@@ -19,7 +19,8 @@ BEGIN {
     if (has_keys)
         end_of_entry()
     sub(/^ *# ?/, "")
-    comment = comment (/^ / ? "\n.br\n" : comment == "" ? "" : "\n") roff($0)
+    comment = comment (/^ / || as_it_is ? "\n.br\n" : comment == "" ? "" : "\n") roff($0)
+    as_it_is = /^ /
     next
 }
 /^[a-z_]+:$/ {
@@ -71,6 +72,7 @@ function end_of_entry()
     if (comment != "")
         print (has_keys || paragraphs++ == 0 ? "" : ".PP\n") comment
     comment = ""
+    as_it_is = 0
     has_keys = 0
 }
 
