@@ -667,28 +667,31 @@ struct health_change health_tell(struct health *h, const struct address *a, enum
 
 /* ---- probes, counts, operators ---- */
 
-bool health_claim_probe(struct health *h, const struct address *a, uint64_t mono_ms)
+uint64_t health_claim_probe(struct health *h, const struct address *a, uint64_t mono_ms)
 {
+    uint64_t claim = 0;
     struct key k = key_of(h, a);
     pthread_mutex_t *lock = lock_of(h, &k);
     struct entry *e = find(h, &k);
     bool claimed = e != NULL && state_of(e) == HEALTH_DEMOTED && LOAD(e->again_ms) <= mono_ms &&
                    LOAD(e->probe_until_ms) <= mono_ms;
     if (claimed) {
+        claim = mono_ms +
+                PROBE_LIMIT_MS; /* no other claim ends just then: there is a back-off between two */
         begin_write(e);
-        STORE(e->probe_until_ms, mono_ms + PROBE_LIMIT_MS);
+        STORE(e->probe_until_ms, claim);
         end_write(e);
     }
     pthread_mutex_unlock(lock);
-    return claimed;
+    return claim;
 }
 
-void health_probe_drop(struct health *h, const struct address *a)
+void health_probe_drop(struct health *h, const struct address *a, uint64_t claim)
 {
     struct key k = key_of(h, a);
     pthread_mutex_t *lock = lock_of(h, &k);
     struct entry *e = find(h, &k);
-    if (e != NULL) {
+    if (e != NULL && LOAD(e->probe_until_ms) == claim) {
         begin_write(e);
         STORE(e->probe_until_ms, 0);
         end_write(e);

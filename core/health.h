@@ -169,11 +169,11 @@ enum health_showing {
 /* Lock-free, as health_learn is. */
 void health_show(struct health *h, const struct address *a, enum health_showing what);
 
-/* A demoted host whose time is up: true for exactly one caller, who then probes it and must end
- * with health_tell, or health_probe_drop where no verdict was reached. A claim that is never
- * answered lapses after 60 s. */
-bool health_claim_probe(struct health *h, const struct address *a, uint64_t mono_ms);
-void health_probe_drop(struct health *h, const struct address *a);
+/* A demoted host whose time is up: a number for exactly one caller, 0 for all others. That one probes it
+ * and must end with health_tell, or health_probe_drop where no verdict was reached. A claim that is never
+ * answered lapses after 60 s; to drop one that has its verdict, or has lapsed, is harmless. */
+uint64_t health_claim_probe(struct health *h, const struct address *a, uint64_t mono_ms);
+void health_probe_drop(struct health *h, const struct address *a, uint64_t claim);
 
 /* Two bits that stand for this address in a set of addresses kept as a 64-bit mask. Others may share
  * them: who finds them in a set knows only that the address may be in it. Nobody outside can choose

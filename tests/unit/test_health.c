@@ -12,7 +12,7 @@
 static bool claim(struct health *h, uint32_t n, uint64_t now)
 {
     struct address a = host(n);
-    return health_claim_probe(h, &a, now);
+    return health_claim_probe(h, &a, now) != 0;
 }
 
 /* ---- edges of the drawing ---- */
@@ -351,13 +351,35 @@ static void probe_is_claimed_once_until_it_is_answered(void **state)
     demote(h, 1, NOW);
     uint64_t due = view(h, 1).again_mono_ms;
     assert_false(claim(h, 1, due - 1));
-    assert_true(claim(h, 1, due));
+    uint64_t claimed = health_claim_probe(h, &a, due);
+    assert_true(claimed != 0);
     assert_true(view(h, 1).probing);
     assert_int_equal(view(h, 1).probe_until_mono_ms, due + MINUTE);
     assert_false(claim(h, 1, due));
-    health_probe_drop(h, &a);
+    health_probe_drop(h, &a, claimed);
     assert_false(view(h, 1).probing);
     assert_true(claim(h, 1, due));
+    health_destroy(&h);
+}
+
+/* A session that found its host silent stays open for minutes, and another probes meanwhile. */
+static void a_probe_that_has_its_verdict_takes_no_other_away(void **state)
+{
+    (void)state;
+    struct health *h = make(64);
+    struct address a = host(1);
+    demote(h, 1, NOW);
+    uint64_t due = view(h, 1).again_mono_ms;
+    uint64_t first = health_claim_probe(h, &a, due);
+    assert_true(first != 0);
+    (void)tell(h, 1, HEALTH_EVENT_SILENT, due);
+    uint64_t due_again = view(h, 1).again_mono_ms;
+    uint64_t second = health_claim_probe(h, &a, due_again);
+    assert_true(second != 0);
+    health_probe_drop(h, &a, first);
+    assert_false(claim(h, 1, due_again));
+    health_probe_drop(h, &a, second);
+    assert_true(claim(h, 1, due_again));
     health_destroy(&h);
 }
 
@@ -612,7 +634,7 @@ static void *claimer(void *context)
     struct crowd *c = context;
     pthread_barrier_wait(&c->start);
     for (int i = 0; i < 100; i++)
-        if (health_claim_probe(c->health, &c->address, c->mono_ms))
+        if (health_claim_probe(c->health, &c->address, c->mono_ms) != 0)
             atomic_fetch_add(&c->claimed, 1);
     return NULL;
 }
@@ -720,6 +742,7 @@ int main(void)
         cmocka_unit_test(tls_fault_is_a_matter_of_its_own),
         cmocka_unit_test(probe_is_claimed_once_until_it_is_answered),
         cmocka_unit_test(probe_without_a_verdict_lapses),
+        cmocka_unit_test(a_probe_that_has_its_verdict_takes_no_other_away),
         cmocka_unit_test(silent_probe_doubles_once_for_all_who_wait),
         cmocka_unit_test(demotion_by_hand_holds_for_its_time),
         cmocka_unit_test(demotion_by_hand_is_not_shortened_by_a_probe_under_way),

@@ -196,7 +196,8 @@ static void put_last(struct lane *l)
 }
 
 /* Connects to one address; a failure told at once is noted. */
-static struct session *try_target(struct lane *l, const struct target *t, bool in_clear, bool probe)
+static struct session *try_target(struct lane *l, const struct target *t, bool in_clear,
+                                  uint64_t probe)
 {
     struct reply failure;
     bool host_fault = false;
@@ -212,12 +213,12 @@ static struct session *try_target(struct lane *l, const struct target *t, bool i
     lane_note_failure(l, &failure, false);
     if (host_fault)
         recovery_tell(l->worker, t, HEALTH_EVENT_DOWN);
-    else if (probe)
-        health_probe_drop(l->worker->parts->health, &t->address);
+    else if (probe != 0)
+        health_probe_drop(l->worker->parts->health, &t->address, probe);
     return NULL;
 }
 
-struct session *lane_try(struct lane *l, const struct target *t, bool probe)
+struct session *lane_try(struct lane *l, const struct target *t, uint64_t probe)
 {
     bool in_clear = t->tls_broken && l->worker->config->delivery.tls == CONFIG_TLS_OPPORTUNISTIC;
     return try_target(l, t, in_clear, probe);
@@ -250,25 +251,24 @@ bool lane_start_next(struct lane *l)
     while (l->next_target < l->target_count &&
            outbound_has_room(l->worker->outbound, lane_priority(l))) {
         struct target *t = &l->targets[l->next_target];
-        bool probe = false;
-        if (is_tried(l, &t->address) || is_crowded(l, &t->address)) {
+        uint64_t probe = 0;
+        if (is_tried(l, &t->address) || is_crowded(l, &t->address) ||
+            lane_has_asked(l, &t->address)) {
             l->next_target++;
             continue;
         }
         if (t->needs_probe) {
             probe = health_claim_probe(l->worker->parts->health, &t->address, l->worker->now_ms);
-            if (!probe) {
+            if (probe == 0) {
                 put_last(l);
                 continue;
             }
         }
         l->next_target++;
-        if (lane_has_asked(l, &t->address))
-            continue;
         if (lane_try(l, t, probe) == NULL)
             continue;
         started = true;
-        if (!probe)
+        if (probe == 0)
             break;
     }
     return started;

@@ -80,7 +80,7 @@ static bool ask_first(struct lane *l, const struct session *ready)
         if (l->targets[i].rank == TARGET_BACKING_OFF ||
             !outbound_has_room(l->worker->outbound, lane_priority(l)))
             return false;
-        return lane_try(l, &l->targets[i], false) != NULL;
+        return lane_try(l, &l->targets[i], 0) != NULL;
     }
     return false;
 }

@@ -32,8 +32,9 @@ struct lane {
     struct mail call;
 };
 
-/* Connects to one address, as its probe or not; NULL where that failed at once, which is noted. */
-struct session *lane_try(struct lane *l, const struct target *t, bool probe);
+/* Connects to one address, as its probe (what health_claim_probe said) or not (0); NULL where that failed at
+ * once, which is noted. */
+struct session *lane_try(struct lane *l, const struct target *t, uint64_t probe);
 
 /* The lane goes on without this session, which carries nothing that is the lane's or has lost a race. Where
  * something was handed over to it, it stays until that is answered. */

@@ -179,9 +179,11 @@ static void look(struct lane *l)
         const struct target *t = &order[i];
         if (!may_help(l, t, served) || worth_at(l, t) > w->now_ms || !make_place(l, &t->address))
             continue;
-        if (t->needs_probe && !health_claim_probe(w->parts->health, &t->address, w->now_ms))
+        uint64_t probe = 0;
+        if (t->needs_probe &&
+            (probe = health_claim_probe(w->parts->health, &t->address, w->now_ms)) == 0)
             continue;
-        if (lane_try(l, t, t->needs_probe) != NULL && !t->needs_probe)
+        if (lane_try(l, t, probe) != NULL && probe == 0)
             break;
     }
 }

@@ -195,8 +195,8 @@ static void close_now(struct session *s)
     w->outbound->sessions--;
     figure_drop(&w->shared.figures.sessions_open, 1);
     health_count_session(w->parts->health, &s->target.address, -1, w->now_ms);
-    if (s->probe) /* harmless where its verdict has been told */
-        health_probe_drop(w->parts->health, &s->target.address);
+    if (s->probe != 0) /* harmless where its verdict has been told */
+        health_probe_drop(w->parts->health, &s->target.address, s->probe);
     list_remove(&s->again_link);
     list_remove(&s->lane_link);
     list_push_back(&w->outbound->graveyard, &s->lane_link);
@@ -258,7 +258,7 @@ void session_drop(struct session *s)
  * knows. */
 static bool has_yet_to_find_out(const struct session *s)
 {
-    return s->probe && !s->greeted_well && !s->slow && !s->worker->outbound->draining;
+    return s->probe != 0 && !s->greeted_well && !s->slow && !s->worker->outbound->draining;
 }
 
 void session_quit(struct session *s)

@@ -52,10 +52,10 @@ struct session {
     struct lane *lane;
     struct worker *worker;
     uint64_t number; /* of this worker's sessions, from 1 */
+    uint64_t probe;  /* the host's one probe, as claimed; 0: it is none */
     enum session_stage stage;
     struct target target;
     bool in_clear;      /* TLS not tried: policy, or broken there before */
-    bool probe;         /* holds the host's one probe */
     bool greeted_well;  /* EHLO was accepted: the host counts as a success */
     bool ready;         /* may begin a transaction now */
     bool slow;          /* patience ran out in this phase */
