@@ -193,6 +193,34 @@ class Asking(HttpTest):
         long = self.inject([{"email": "x" + "é" * 400}], "Subject: x\n\nx\n")  # cut for the list of errors, between characters
         self.assertRegex(long["errors"][0], "^xé{149}: not a mail address")
 
+    def test_where_a_body_ends_is_beyond_doubt(self) -> None:
+        """What a balancer in front and the relay would see end at different places is refused, and the connection closed."""
+        world = self.http_world()
+        self.start(world)
+        hidden = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+        for fields, body, wanted in (
+                (b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", b"0\r\n\r\n", 400),
+                (b"Content-Length: 2\r\nContent-Length: 40\r\n", b"{}", 400),
+                (b"Transfer-Encoding: gzip, chunked\r\n", b"0\r\n\r\n", 501),
+                (b"Transfer-Encoding: xchunked\r\n", b"0\r\n\r\n", 501)):
+            with self.subTest(fields=fields), socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(SECONDS)
+                sock.connect(self.socket)
+                sock.sendall(b"POST /api/inject/v1 HTTP/1.1\r\nHost: x\r\n" + fields + b"\r\n" + body + hidden)
+                answer = b""
+                try:
+                    while part := sock.recv(65536):
+                        answer += part
+                except ConnectionResetError:
+                    pass  # behind the answer: what followed was not read
+                self.assertEqual(re.findall(rb"^HTTP/1.1 (\d+)", answer, re.M), [str(wanted).encode()])
+
+    def test_a_request_may_name_the_relay(self) -> None:
+        self.start(self.http_world())
+        for target, wanted in (("http://relay.example/livez", 200), ("http://relay.example", 200), ("http:/livez", 404)):
+            with self.subTest(target=target):
+                self.assertEqual(self.ask("GET", target, token="")[0], wanted)
+
     def test_a_compressed_body_of_any_length_is_read(self) -> None:
         """65,536 bytes are what is inflated at a time: the end of the stream comes with the last of them."""
         world = self.http_world()

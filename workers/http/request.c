@@ -209,6 +209,49 @@ static bool admit(struct http_request *r, const char *method)
            (r->route->admit == NULL || r->route->admit(r)) && http_body_begin(r);
 }
 
+/* ---- where the body ends ---- */
+
+static enum MHD_Result count_length(void *context, enum MHD_ValueKind kind, const char *name,
+                                    const char *value)
+{
+    (void)kind, (void)value;
+    *(unsigned *)context +=
+        slice_equal_nocase(slice_str(name), SLICE_LIT(MHD_HTTP_HEADER_CONTENT_LENGTH));
+    return MHD_YES;
+}
+
+/* False, having answered: another server in front may see the body end elsewhere than we do, and take
+ * what follows for a request of its own (RFC 9112 6.3, 11.2). The connection is closed behind it. */
+static bool has_one_end(struct http_request *r)
+{
+    const char *coding = http_field(r, MHD_HTTP_HEADER_TRANSFER_ENCODING);
+    unsigned ends = coding != NULL;
+    (void)MHD_get_connection_values(r->connection, MHD_HEADER_KIND, count_length, &ends);
+    if (coding != NULL && !slice_equal_nocase(slice_str(coding), SLICE_LIT("chunked")))
+        http_answer_error(
+            r, MHD_HTTP_NOT_IMPLEMENTED,
+            "Transfer-Encoding %.40s is not known here; use chunked, or Content-Length", coding);
+    else if (ends > 1)
+        http_answer_error(r, MHD_HTTP_BAD_REQUEST,
+                          "the end of the body is told twice; send one Content-Length, or "
+                          "Transfer-Encoding: chunked");
+    else
+        return true;
+    http_answer_field(r, MHD_HTTP_HEADER_CONNECTION, "close");
+    return false;
+}
+
+/* The path of "http://host/path", which servers must take as well (RFC 9112 3.2.2). */
+static const char *skip_authority(const char *target)
+{
+    struct slice s = slice_str(target);
+    if (!slice_starts_nocase(s, SLICE_LIT("http://")) &&
+        !slice_starts_nocase(s, SLICE_LIT("https://")))
+        return target;
+    const char *path = strchr(strstr(target, "//") + 2, '/');
+    return path != NULL ? path : "/";
+}
+
 /* ---- libmicrohttpd's callbacks ---- */
 
 static struct http_request *create_request(struct http_listener *l,
@@ -228,7 +271,7 @@ static struct http_request *create_request(struct http_listener *l,
     r->config = atomic_load(&l->http->shared.config);
     r->parts = atomic_load(&l->http->shared.parts);
     r->began_ms = clock_mono_ms();
-    (void)snprintf(r->path, sizeof r->path, "%s", path);
+    (void)snprintf(r->path, sizeof r->path, "%s", skip_authority(path));
     r->route = find_route(r->path);
     return r;
 }
@@ -244,6 +287,8 @@ enum MHD_Result http_on_request(void *context, struct MHD_Connection *connection
         if (r == NULL)
             return MHD_NO;
         *request = r;
+        if (!has_one_end(r))
+            return send_answer(r);
         return admit(r, method) || http_body_may_drop(r) ? MHD_YES : send_answer(r);
     }
     if (*upload_len > 0) {
