@@ -16,14 +16,23 @@
 
 enum { SEARCH_BUCKETS = 4096 };
 
+/* Where a search stands:
+ *
+ *   IN_LINE -> QUICK -> landed           as long as there are few
+ *              QUICK -> SLOW -> landed   where it keeps others in line for more than RESOLVER_QUICK_MS
+ *                       SLOW -> GIVEN_UP where more are slow than may be: the longest in the air
+ *
+ * So name servers that never answer hold up nobody else's mail. */
+enum search_place { IN_LINE, QUICK, SLOW, GIVEN_UP, PLACES };
+
 /* One domain being looked up, or waiting in line for it, and all who asked. */
 struct search {
-    struct flight flight; /* valid while flying */
-    bool flying;
+    struct flight flight; /* valid while it flies */
+    enum search_place place;
     uint64_t took_off_us;
     char domain[DOMAIN_SIZE]; /* normal form */
     struct link bucket_link;
-    struct link line_link;
+    struct link place_link; /* on the resolver's list of that place */
     struct mail *waiters; /* struct resolver_query, by mail.next; newest first. Empty: a refresh */
 };
 
@@ -47,8 +56,10 @@ struct resolver {
     struct flight_deck deck;
     struct link buckets[SEARCH_BUCKETS]; /* struct search */
     uint64_t seed;
-    struct link line; /* struct search, waiting for a flight to end */
-    unsigned flying, flying_max;
+    struct link places[PLACES]; /* struct search, in the order of their asking */
+    unsigned counts[PLACES];
+    unsigned quick_max, slow_max;
+    struct timer way_timer; /* the oldest quick flight is slow then, and somebody in line */
     bool stopping;
     struct mail stop_mail;
 
@@ -103,19 +114,57 @@ static struct search *find_search(struct resolver *r, struct slice domain)
     return NULL;
 }
 
+static void place(struct resolver *r, struct search *s, enum search_place to)
+{
+    list_remove(&s->place_link);
+    r->counts[s->place]--;
+    s->place = to;
+    list_push_back(&r->places[to], &s->place_link);
+    r->counts[to]++;
+}
+
+static struct search *first_of(struct resolver *r, enum search_place place)
+{
+    struct link *list = &r->places[place];
+    return list_empty(list) ? NULL : CONTAINER_OF(list->next, struct search, place_link);
+}
+
 static void fly(struct resolver *r, struct search *s)
 {
-    s->flying = true;
+    place(r, s, QUICK);
     s->took_off_us = clock_mono_us();
-    r->flying++;
     atomic_fetch_add_explicit(&r->shared.flights, 1, memory_order_relaxed);
     flight_start(&s->flight, &r->deck, slice_str(s->domain));
 }
 
+/* Takes the oldest quick flight for a slow one. False where it is not yet: the timer tells. */
+static bool make_way(struct resolver *r)
+{
+    struct search *s = first_of(r, QUICK);
+    uint64_t slow_ms = s->took_off_us / 1000 + RESOLVER_QUICK_MS;
+    if (clock_mono_ms() < slow_ms) {
+        timer_arm(event_base_timers(r->base), &r->way_timer, slow_ms);
+        return false;
+    }
+    place(r, s, SLOW);
+    if (r->counts[SLOW] > r->slow_max) {
+        s = first_of(r, SLOW);
+        place(r, s, GIVEN_UP);
+        flight_cut_short(&s->flight);
+    }
+    return true;
+}
+
 static void fly_next_in_line(struct resolver *r)
 {
-    while (r->flying < r->flying_max && !list_empty(&r->line))
-        fly(r, CONTAINER_OF(list_pop_front(&r->line), struct search, line_link));
+    while (r->counts[IN_LINE] > 0 && (r->counts[QUICK] < r->quick_max || make_way(r)))
+        fly(r, first_of(r, IN_LINE));
+}
+
+static void on_way_timer(struct timer *timer, void *owner)
+{
+    (void)owner;
+    fly_next_in_line(CONTAINER_OF(timer, struct resolver, way_timer));
 }
 
 /* The domain's search, begun where there was none; NULL when out of memory. */
@@ -129,9 +178,9 @@ static struct search *open_search(struct resolver *r, struct slice domain)
         return NULL;
     bool fits = slice_to_cstr(domain, s->domain, sizeof s->domain);
     ASSERT(fits);
-    list_init(&s->line_link);
     list_push_back(bucket_of(r, domain), &s->bucket_link);
-    list_push_back(&r->line, &s->line_link);
+    list_push_back(&r->places[IN_LINE], &s->place_link);
+    r->counts[IN_LINE]++;
     fly_next_in_line(r);
     return s;
 }
@@ -139,11 +188,10 @@ static struct search *open_search(struct resolver *r, struct slice domain)
 static void destroy_search(struct resolver *r, struct search *s)
 {
     ASSERT(s->waiters == NULL);
-    if (s->flying) {
+    if (s->place != IN_LINE)
         flight_fini(&s->flight);
-        r->flying--;
-    }
-    list_remove(&s->line_link);
+    list_remove(&s->place_link);
+    r->counts[s->place]--;
     list_remove(&s->bucket_link);
     free(s);
 }
@@ -247,7 +295,8 @@ static void abandon_searches(struct resolver *r)
             destroy_search(r, s);
         }
     }
-    ASSERT(r->flying == 0);
+    for (int i = 0; i < PLACES; i++)
+        ASSERT(r->counts[i] == 0);
 }
 
 static bool set_up(struct resolver *r, const struct resolver_options *options, struct error *error)
@@ -275,6 +324,8 @@ static void tear_down(struct resolver *r)
     if (r->context != NULL)
         ub_ctx_delete(r->context);
     r->context = NULL;
+    if (r->base != NULL)
+        timer_disarm(event_base_timers(r->base), &r->way_timer);
     event_base_destroy(&r->base);
 }
 
@@ -365,10 +416,13 @@ static bool fill(struct resolver *r, const struct resolver_options *o, struct er
     struct random random;
     random_init(&random);
     r->seed = random_u64(&random);
-    list_init(&r->line);
+    for (int i = 0; i < PLACES; i++)
+        list_init(&r->places[i]);
+    timer_init(&r->way_timer, on_way_timer);
     for (int i = 0; i < SEARCH_BUCKETS; i++)
         list_init(&r->buckets[i]);
-    r->flying_max = o->flights_max > 0 ? o->flights_max : 1;
+    r->quick_max = o->flights_max > 0 ? o->flights_max : 1;
+    r->slow_max = r->quick_max / 2;
     if (!copy_rules(r, o, error))
         return false;
     r->cache = cache_create(o->cache_entries_max);

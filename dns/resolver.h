@@ -6,7 +6,9 @@
  * many ask, and answers every waiter's mailbox with the same route. No worker ever calls libunbound
  * or waits for it. A flight: MX; then A and AAAA of every exchange side by side; or, where there is
  * no MX at all, A and AAAA of the domain itself (implicit MX). It has about 20 s, and once some
- * exchange has an address only 2 s more for the rest; what is not in by then counts as failed.
+ * exchange has an address only 2 s more for the rest; what is not in by then counts as failed. Where
+ * others wait in line for a flight, one of more than 2 s no longer counts against them, and of very many
+ * such the longest in the air is given up: silent name servers hold up nobody else's mail.
  * Failures are routes too (ROUTE_FAILED) and are cached; but a temporary one never replaces a route
  * that still holds. A hot route is looked up again shortly before it expires. */
 #ifndef ONWARD_DNS_RESOLVER_H
@@ -18,6 +20,9 @@
 #include "dns/route.h"
 
 struct resolver;
+
+/* A flight that takes longer is slow. */
+enum { RESOLVER_QUICK_MS = 2000 };
 
 /* A zone that is asked of servers of its own. */
 struct resolver_zone {
@@ -38,7 +43,7 @@ struct resolver_options {
     unsigned own_address_count;
     uint16_t delivery_port;
     bool use_ipv4, use_ipv6;
-    unsigned flights_max;       /* at once; further domains wait their turn */
+    unsigned flights_max;       /* at once, and half as many slow ones; others wait their turn */
     uint32_t flight_limit_ms;   /* 20 s; counted from take-off */
     unsigned cache_entries_max; /* rounded up to a multiple of 16 */
 };

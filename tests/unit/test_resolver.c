@@ -682,6 +682,40 @@ static void a_domain_in_line_waits_for_a_flight_to_end(void **state)
     resolver_stop(&r);
 }
 
+/* More silent name servers than there may be flights: whoever is in line behind them does not wait until
+ * each has had its 20 s. The first four make way after 2 s, and one of the next four after 2 s more; of
+ * these five the two youngest are waited for. */
+static void silent_name_servers_make_way_for_whoever_is_in_line(void **state)
+{
+    enum { FLIGHTS = 4, SILENT = 2 * FLIGHTS, GIVEN_UP = 3 };
+    struct fixture *f = *state;
+    struct resolver_options options = f->options;
+    options.flights_max = FLIGHTS;
+    struct error error;
+    struct resolver *r = resolver_start(&options, &error);
+    assert_non_null(r);
+    struct question silent[SILENT], quick;
+    for (int i = 0; i < SILENT; i++) {
+        char domain[64];
+        (void)snprintf(domain, sizeof domain, "d%d.silent.test", i);
+        ask(f, r, &silent[i], domain);
+    }
+    uint64_t start_ms = clock_mono_ms();
+    ask(f, r, &quick, "sorted.sampleorg.test");
+    await(f, &quick);
+    uint64_t took_ms = clock_mono_ms() - start_ms;
+    assert_in_range(took_ms, 2 * RESOLVER_QUICK_MS, 3 * RESOLVER_QUICK_MS);
+    assert_int_equal(quick.query.route->kind, ROUTE_MX);
+    route_release(&quick.query.route);
+    resolver_stop(&r);
+    for (int i = 0; i < SILENT; i++) {
+        await(f, &silent[i]);
+        assert_int_equal(silent[i].query.route->failure.code,
+                         i < GIVEN_UP ? LOCAL_DNS_TEMPFAIL : LOCAL_SHUTDOWN);
+        route_release(&silent[i].query.route);
+    }
+}
+
 /* Both wait for the same silent name server; only the one with nothing else to go by waits to the
  * end. */
 static void silence_about_one_exchange_holds_no_mail_back(void **state)
@@ -800,6 +834,7 @@ int main(void)
         cmocka_unit_test(questions_beyond_the_cap_wait_their_turn),
         cmocka_unit_test(silent_name_server_defers_at_the_limit),
         cmocka_unit_test(a_domain_in_line_waits_for_a_flight_to_end),
+        cmocka_unit_test(silent_name_servers_make_way_for_whoever_is_in_line),
         cmocka_unit_test(silence_about_one_exchange_holds_no_mail_back),
         cmocka_unit_test(stop_answers_whoever_still_waits),
         cmocka_unit_test(only_the_families_in_use_are_asked_for),
