@@ -1,7 +1,7 @@
 # Onward: an outbound SMTP relay. `make help` lists the targets.
 #
-# One build tree per variant under build/: release, clang, asan, tsan, fuzz. Objects follow the sources' paths; dependencies
-# are tracked by the compiler.
+# One build tree per variant under build/: release, clang, asan, tsan, fuzz. Objects follow the sources'
+# paths; the compiler tracks dependencies.
 
 VARIANT  ?= release
 PREFIX   ?= /usr/local
@@ -9,15 +9,16 @@ DESTDIR  ?=
 VERSION  := 0.1.0
 BUILD    := build/$(VARIANT)
 
-# What Debian 12 packages each job needs; make demo and make check install what is missing.
-BUILD_PACKAGES := gcc libc6-dev pkg-config libunbound-dev libjemalloc-dev liblmdb-dev libck-dev libyaml-dev libssl-dev \
-                  libidn2-dev libjansson-dev libsystemd-dev libseccomp-dev libmicrohttpd-dev zlib1g-dev libcurl4-openssl-dev \
-                  libncurses-dev
+# The Debian 12 packages that each job needs; make demo, make check and the like install what is missing.
+BUILD_PACKAGES := gcc libc6-dev pkg-config libunbound-dev libjemalloc-dev liblmdb-dev libck-dev libyaml-dev \
+                  libssl-dev libidn2-dev libjansson-dev libsystemd-dev libseccomp-dev libmicrohttpd-dev \
+                  zlib1g-dev libcurl4-openssl-dev libncurses-dev
 RUN_PACKAGES   := dns-root-data ca-certificates
-TEST_PACKAGES  := libcmocka-dev libxxhash-dev nsd postfix swaks openssl python3 curl prometheus iproute2 clang \
-                  libclang-rt-14-dev procps libnss-wrapper tmux chromium haproxy e2fsprogs mount
+TEST_PACKAGES  := libcmocka-dev libxxhash-dev nsd postfix swaks openssl python3 curl prometheus iproute2 \
+                  clang libclang-rt-14-dev procps libnss-wrapper tmux chromium haproxy e2fsprogs mount
 TIDY_PACKAGES  := libcmocka-dev libxxhash-dev clang-tidy clang-format python3 git
-BENCH_PACKAGES := libxxhash-dev nsd postfix openssl python3 iproute2 util-linux procps gnuplot-nox linux-perf strace valgrind git
+BENCH_PACKAGES := libxxhash-dev nsd postfix openssl python3 iproute2 util-linux procps gnuplot-nox \
+                  linux-perf strace valgrind git
 DEMO_PACKAGES  := nsd postfix swaks python3
 DEB_PACKAGES   := dpkg-dev debhelper lintian
 
@@ -38,15 +39,17 @@ else ifeq ($(VARIANT),clang)
   MALLOC   := -ljemalloc
 else ifeq ($(VARIANT),asan)
   DEFINES += -DONWARD_NO_JEMALLOC
-  OPTIMIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -DONWARD_HOT_ASSERTS
+  OPTIMIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all \
+              -DONWARD_HOT_ASSERTS
 else ifeq ($(VARIANT),tsan)
   DEFINES += -DONWARD_NO_JEMALLOC
-  OPTIMIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=thread -DONWARD_HOT_ASSERTS -DONWARD_THREAD_SANITIZER
+  OPTIMIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=thread -DONWARD_HOT_ASSERTS \
+              -DONWARD_THREAD_SANITIZER
 else ifeq ($(VARIANT),fuzz)
   CC       := clang
   DEFINES  += -DONWARD_NO_JEMALLOC
-  OPTIMIZE := -O2 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-coverage=trace-cmp -fno-sanitize-recover=all \
-              -DONWARD_HOT_ASSERTS
+  OPTIMIZE := -O2 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-coverage=trace-cmp \
+              -fno-sanitize-recover=all -DONWARD_HOT_ASSERTS
 else
   $(error VARIANT is release, clang, asan, tsan or fuzz)
 endif
@@ -54,7 +57,8 @@ endif
 # EXTRA_CFLAGS and EXTRA_LDFLAGS are for packagers.
 CFLAGS   := -std=c11 $(WARNINGS) $(HARDEN) $(OPTIMIZE) $(DEFINES) -I. -MMD -MP $(EXTRA_CFLAGS)
 LINK     += $(EXTRA_LDFLAGS)
-LIBS     := -lunbound -llmdb -lck -lyaml -lssl -lcrypto -lidn2 -ljansson -lmicrohttpd -lz -lcurl -lncurses -lsystemd -lseccomp -lpthread $(MALLOC)
+LIBS     := -lunbound -llmdb -lck -lyaml -lssl -lcrypto -lidn2 -ljansson -lmicrohttpd -lz -lcurl -lncurses \
+            -lsystemd -lseccomp -lpthread $(MALLOC)
 
 SOURCES  := $(sort $(wildcard core/*.c core/*/*.c dns/*.c smtp/*.c smtp/*/*.c workers/*.c workers/*/*.c))
 OBJECTS  := $(SOURCES:%.c=$(BUILD)/%.o)
@@ -62,8 +66,9 @@ UNITS    := $(sort $(wildcard tests/unit/test_*.c))
 UNIT_BINARIES := $(UNITS:tests/unit/%.c=$(BUILD)/tests/%)
 FUZZERS  := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all help deps-build deps-demo deps-check deps-bench deps-tidy build demo check quick asan tsan unit sim fuzz fuzz-binaries tidy \
-        format torture torture-tools bench bench-quick bench-plots bench-peers bench-tools install deb deps-deb clean
+.PHONY: all help demo check quick asan tsan torture deps-build deps-demo deps-check deps-bench deps-tidy \
+        deps-deb unit preloads torture-tools sim fuzz fuzz-binaries tidy format bench bench-quick \
+        bench-plots bench-peers bench-tools install deb clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -88,7 +93,7 @@ $(BUILD)/%.o: %.c Makefile
 	@$(CC) $(CFLAGS) -c -o $@ $<
 
 # It holds the page as it is.
-build/$(VARIANT)/workers/http/page.o: workers/http/page.html
+$(BUILD)/workers/http/page.o: workers/http/page.html
 
 # The thread sanitizer cannot read this library's fences: see the file.
 build/tsan/core/base/ring.o: CFLAGS := $(filter-out -fsanitize=thread,$(CFLAGS))
@@ -105,15 +110,17 @@ check: deps-check ## run every test, and print the counts
 quick: ## the unit tests and a short end-to-end run
 	@tests/run quick
 
-asan: ## the same tests under the address and undefined-behaviour sanitizers
+asan: ## unit tests, simulation and end-to-end under the address and undefined-behaviour sanitizers
 	@tests/run asan
 
-tsan: ## the same tests under the thread sanitizer
+tsan: ## unit tests and end-to-end under the thread sanitizer
 	@tests/run tsan
 
 torture: deps-check ## kills, power cuts, full disks: 1,000 kills and every n-th failure (half an hour)
 	@$(MAKE) --no-print-directory -s -j2 all torture-tools
 	@tests/torture/run.py full
+
+# ---- packages ----
 
 deps-build:
 	@tests/install-packages $(BUILD_PACKAGES) $(RUN_PACKAGES)
@@ -159,7 +166,6 @@ $(BUILD)/tests/sim_main: $(SIM:%.c=$(BUILD)/%.o) $(BUILD)/modules.a
 # Libraries that stand between the relay and the system while it is tested (LD_PRELOAD).
 PRELOADS := $(patsubst tests/preload/%.c,$(BUILD)/preload/%.so,$(sort $(wildcard tests/preload/*.c)))
 
-.PHONY: preloads
 preloads: $(PRELOADS) ## build what end-to-end tests preload
 
 $(BUILD)/preload/%.so: tests/preload/%.c Makefile
@@ -167,7 +173,8 @@ $(BUILD)/preload/%.so: tests/preload/%.c Makefile
 	@echo "  LINK  $@"
 	@$(CC) -std=c11 $(WARNINGS) -O2 -g $(DEFINES) -fPIC -shared -o $@ $<
 
-# What stands between the relay and its disk (a library for LD_PRELOAD), and what judges the states of a power cut.
+# What stands between the relay and its disk (a library for LD_PRELOAD), and what judges the states of a
+# power cut.
 TORTURE := $(BUILD)/torture/disk.so $(BUILD)/torture/states $(BUILD)/torture/sink
 
 torture-tools: $(TORTURE) ## build what tests/torture works with
@@ -205,6 +212,8 @@ tidy: deps-tidy ## static analysis: clang-tidy, include arrows, documented heade
 
 format: ## lay out all C files by .clang-format
 	clang-format -i $$(git ls-files '*.[ch]')
+
+# ---- measuring ----
 
 bench: bench-peers ## measure against Postfix, Exim and Haraka, within an hour (see bench/README.md)
 	@$(MAKE) --no-print-directory -s -j2 all bench-tools
