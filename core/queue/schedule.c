@@ -14,6 +14,7 @@ enum {
     RELEASED_A_MS = 4,
     EDIT_MESSAGES = 10000, /* looked at, and recipients matched, in one call of schedule_edit */
     EDIT_RECIPIENTS = 1000,
+    LOOK_MAX = 64, /* deliveries of a message, for one that a recipient fits */
     RELEASE_BRAKE_MS =
         1000, /* an attempt made: an exchange that comes and goes wears nothing out */
 };
@@ -378,13 +379,45 @@ static struct delivery *create_delivery(struct message *m, struct domain *domain
     return d;
 }
 
-/* The newest deliveries are looked at first: recipients of one domain usually stand together. */
-static struct delivery *find_delivery(struct message *m, const struct domain *domain,
-                                      const struct standing *st)
+/* Where a message that is taken in has its deliveries, by what their recipients agree on: a long list of
+ * recipients, at many domains in any order, still makes one delivery for each. A message of few does without. */
+struct sorter {
+    struct delivery **slots; /* open addressing; NULL: none, or no memory for it */
+    size_t mask;
+};
+
+static void sorter_init(struct sorter *sorter, uint32_t recipient_count)
 {
-    enum { LOOK_BACK = 64 };
+    *sorter = (struct sorter){NULL, 0};
+    if (recipient_count <= LOOK_MAX)
+        return;
+    size_t slots = 2 * LOOK_MAX;
+    while (slots < 2 * (size_t)recipient_count)
+        slots *= 2;
+    sorter->slots = calloc(slots, sizeof(struct delivery *));
+    sorter->mask = slots - 1;
+}
+
+/* The slot with the delivery that fits, or that it is to have; NULL: too many others are in its way. */
+static struct delivery **slot_of(const struct sorter *sorter, const struct domain *domain,
+                                 const struct standing *st)
+{
+    uint64_t hash = ((uintptr_t)domain + st->due_mono_ms) * UINT64_C(0x9e3779b97f4a7c15);
+    size_t at = (size_t)(hash >> 32);
+    for (int looked = 0; looked < LOOK_MAX; looked++, at++) {
+        struct delivery **slot = &sorter->slots[at & sorter->mask];
+        if (*slot == NULL || fits(*slot, domain, st))
+            return slot;
+    }
+    return NULL;
+}
+
+/* The newest deliveries are looked at first: recipients of one domain usually stand together. */
+static struct delivery *look_back(struct message *m, const struct domain *domain,
+                                  const struct standing *st)
+{
     int looked = 0;
-    for (struct link *l = m->deliveries.prev; l != &m->deliveries && looked < LOOK_BACK;
+    for (struct link *l = m->deliveries.prev; l != &m->deliveries && looked < LOOK_MAX;
          l = l->prev, looked++) {
         struct delivery *d = CONTAINER_OF(l, struct delivery, message_link);
         if (fits(d, domain, st))
@@ -394,12 +427,13 @@ static struct delivery *find_delivery(struct message *m, const struct domain *do
 }
 
 static bool place_recipient(struct schedule *s, struct message *m, struct slice name,
-                            uint32_t index, const struct standing *st)
+                            uint32_t index, const struct standing *st, struct sorter *sorter)
 {
     struct domain *domain = domain_table_acquire(s->domains, name);
     if (domain == NULL)
         return false;
-    struct delivery *d = find_delivery(m, domain, st);
+    struct delivery **slot = sorter->slots != NULL ? slot_of(sorter, domain, st) : NULL;
+    struct delivery *d = slot != NULL ? *slot : look_back(m, domain, st);
     if (d != NULL) {
         domain_table_release(s->domains, domain);
     } else {
@@ -414,8 +448,35 @@ static bool place_recipient(struct schedule *s, struct message *m, struct slice 
             free_delivery(s, d);
         return false;
     }
+    if (slot != NULL)
+        *slot = d;
     m->recipients_left++;
     return true;
+}
+
+/* Makes the deliveries for all recipients that are not done with. */
+static enum schedule_added place_recipients(
+    struct schedule *s, struct message *m, struct slice record, uint32_t recipient_count,
+    bool (*state_of)(void *context, uint64_t id, uint32_t recipient, struct store_state *state_out),
+    void *context)
+{
+    enum schedule_added added = SCHEDULE_ADDED;
+    struct sorter sorter;
+    sorter_init(&sorter, recipient_count);
+    for (uint32_t i = 0; i < recipient_count && added == SCHEDULE_ADDED; i++) {
+        struct envelope_recipient r;
+        struct store_state state;
+        bool has_state = state_of != NULL && state_of(context, m->id, i, &state);
+        struct standing st = standing_of(s, has_state ? &state : NULL);
+        if (st.progress == PROGRESS_DONE)
+            continue;
+        if (!envelope_decode_recipient(record, i, &r))
+            added = SCHEDULE_DAMAGED;
+        else if (!place_recipient(s, m, r.domain, i, &st, &sorter))
+            added = SCHEDULE_NO_MEMORY;
+    }
+    free(sorter.slots);
+    return added;
 }
 
 static void drop_message(struct schedule *s, struct message *m)
@@ -443,18 +504,11 @@ enum schedule_added schedule_add(struct schedule *s, uint64_t id, struct slice r
     list_init(&m->deliveries);
     list_push_back(&s->messages, &m->queue_link);
     s->message_count++;
-    for (uint32_t i = 0; i < e.recipient_count; i++) {
-        struct envelope_recipient r;
-        struct store_state state;
-        bool has_state = state_of != NULL && state_of(context, id, i, &state);
-        struct standing st = standing_of(s, has_state ? &state : NULL);
-        if (st.progress == PROGRESS_DONE)
-            continue;
-        bool readable = envelope_decode_recipient(record, i, &r);
-        if (!readable || !place_recipient(s, m, r.domain, i, &st)) {
-            drop_message(s, m);
-            return readable ? SCHEDULE_NO_MEMORY : SCHEDULE_DAMAGED;
-        }
+    enum schedule_added added =
+        place_recipients(s, m, record, e.recipient_count, state_of, context);
+    if (added != SCHEDULE_ADDED) {
+        drop_message(s, m);
+        return added;
     }
     for (struct link *l = m->deliveries.next; l != &m->deliveries; l = l->next) {
         struct delivery *d = CONTAINER_OF(l, struct delivery, message_link);
