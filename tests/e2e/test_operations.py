@@ -9,6 +9,7 @@ import smtplib
 import socket
 import stat
 import subprocess
+import threading
 import time
 
 from harness import E2ETest, ORIGIN, PATIENT, Relay, WAIT_LIMIT, World, main, message, onward, to_yaml, wait_until
@@ -435,6 +436,23 @@ class Sending(E2ETest):
         done = self.submit(relay, f"Subject: x\nMessage-ID: <m@{ORIGIN}>\n\nHello.\n", "-f", SENDER, f"jörg@{domain}")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(world.wait_accepted("m")[0]["recipients"], [f"jörg@{domain}"])
+
+    def test_a_relay_that_goes_in_the_middle_is_a_temporary_failure(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            def serve() -> None:
+                connection, _ = listener.accept()
+                with connection, connection.makefile("rb") as lines:
+                    connection.sendall(b"220 hi\r\n")
+                    for line in lines:
+                        connection.sendall(b"354 go\r\n" if line == b"DATA\r\n" else b"250 ok\r\n")
+                        if line == b"DATA\r\n":
+                            return
+            thread = threading.Thread(target=serve)
+            thread.start()
+            done = onward("send", "--server", f"127.0.0.1:{listener.getsockname()[1]}", "-f", SENDER, "a@example.org",
+                          stdin="Subject: x\n\n" + 300_000 * "0123456789\n")
+            thread.join()
+        self.assertEqual((done.returncode, "broke off" in done.stderr), (75, True), done.stderr)
 
     def test_a_server_that_is_no_address_is_told_as_such(self) -> None:
         done = onward("send", "--server", "relay1", "-f", SENDER, "a@example.org", stdin="Subject: x\n\nx\n")

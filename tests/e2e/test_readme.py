@@ -17,7 +17,8 @@ from harness import BINARY, E2ETest, ROOT, main, tool
 # What a reader's own hands do between the lines.
 WAIT_FOR_RELAY = "for i in $(seq 1200); do onward status > /dev/null 2>&1 && break; sleep 0.05; done\n"
 SERVE = "onward serve 2> /var/log/onward.json &\n"
-RESTART = f"kill $!; wait $!\n{SERVE}{WAIT_FOR_RELAY}"
+RELOAD = "kill -HUP %1"
+WAIT_FOR_RELOAD = "for i in $(seq 1200); do grep -q '\"reloaded\"' /var/log/onward.json && break; sleep 0.05; done\n"
 SURROUNDINGS = """
 set -e
 ip link set lo up
@@ -84,11 +85,11 @@ class Readme(E2ETest):
         lines = self.first_steps()
         before = lines[:lines.index(SERVE) + len(SERVE)] + WAIT_FOR_RELAY
         [block] = blocks("Inject over HTTP")
-        self.assertIn("# and restart the relay\n", block)
-        out = self.run_as_root(before + block.replace("# and restart the relay\n", "# and restart the relay\n" + RESTART) +
+        self.assertIn(f"\n{RELOAD} ", block)
+        out = self.run_as_root(before + block.replace("\ncurl", "\n" + WAIT_FOR_RELOAD + "curl") +
                                "\necho\necho ---show\nonward queue show --json "
                                "$(onward queue list --json | sed -n 's/.*\"id\":\"\\([0-9a-f]*\\)\".*/\\1/p') --content\n"
-                               "kill %1 %2 2> /dev/null; wait\n")
+                               "kill %1; wait\n")
         answer, _, shown = out.partition("---show\n")
         result = json.loads(answer.strip().splitlines()[-1])
         self.assertEqual([recipient["email"] for recipient in result["recipients"]], ["ann@example.net"])

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <pwd.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -143,8 +144,8 @@ say(struct dialogue *d, unsigned class, const char *format, ...)
     bool ok = vfprintf(d->stream, format, args) >= 0 && fputs("\r\n", d->stream) != EOF &&
               fflush(d->stream) == 0;
     va_end(args);
-    unsigned code = ok ? read_reply(d) : 0;
-    return code / 100 == class;
+    unsigned code = read_reply(d); /* where it has gone it may have said why */
+    return ok && code / 100 == class;
 }
 
 static int status_of(const struct dialogue *d)
@@ -188,7 +189,10 @@ static int submit(struct dialogue *d, const struct request *r, const char *sende
         if (!say(d, 2, "RCPT TO:<%s>%s%s", r->recipients.items[i],
                  r->notify != NULL ? " NOTIFY=" : "", r->notify != NULL ? r->notify : ""))
             return status_of(d);
-    if (!say(d, 3, "DATA") || !send_content(d, content) || !say(d, 2, "."))
+    if (!say(d, 3, "DATA"))
+        return status_of(d);
+    (void)send_content(d, content); /* where it breaks off, so does the end of it */
+    if (!say(d, 2, "."))
         return status_of(d);
     (void)say(d, 2, "QUIT");
     return 0;
@@ -263,6 +267,7 @@ int cmd_send(int argc, char **argv)
     struct buf raw, content;
     buf_init(&raw, MESSAGE_BYTES_MAX);
     buf_init(&content, MESSAGE_BYTES_MAX);
+    (void)signal(SIGPIPE, SIG_IGN); /* a relay that goes is told of, like one that is not there */
     int status = parse_arguments(&r, argc, argv);
     if (status == 0 && r.sender != NULL && strcmp(r.sender, "<>") == 0)
         r.sender = "";
