@@ -59,10 +59,9 @@ struct sim_host {
     unsigned rcpt_max;     /* 452 behind so many; 0 = none */
     unsigned messages_max; /* 421 to the MAIL behind so many on a connection; 0 = none */
     struct sim_fault fault;
-    unsigned connections; /* made to it so far */
-    unsigned mails;       /* MAILs it heard */
-    unsigned taken_by_bdat,
-        behind_max; /* messages; and the most it heard of before it answered the first */
+    unsigned connections;   /* made to it so far */
+    unsigned mails;         /* MAILs it heard */
+    unsigned taken_by_bdat; /* messages */
     const struct sim_dialogue *first;
 };
 

@@ -101,6 +101,16 @@ static const struct config_key *find(const char *path)
     return NULL;
 }
 
+/* The key of the next entry; NULL at the end of the file. */
+static const struct config_key *next_key(struct example *e, struct entry *entry)
+{
+    if (!next_entry(e, entry))
+        return NULL;
+    const struct config_key *key = find(entry->path);
+    assert_non_null(key);
+    return key;
+}
+
 static void every_key_is_in_the_example_once_and_no_other(void **state)
 {
     (void)state;
@@ -140,9 +150,7 @@ static void its_values_are_the_defaults(void **state)
     struct example example;
     struct entry entry;
     open_example(&example);
-    while (next_entry(&example, &entry)) {
-        const struct config_key *key = find(entry.path);
-        assert_non_null(key);
+    for (const struct config_key *key; (key = next_key(&example, &entry)) != NULL;) {
         if (key->type < CONFIG_STRINGS)
             take_quotes_off(entry.value);
         if (key->initial != NULL)
@@ -180,9 +188,7 @@ static void its_comments_name_the_ranges(void **state)
     struct example example;
     struct entry entry;
     open_example(&example);
-    while (next_entry(&example, &entry)) {
-        const struct config_key *key = find(entry.path);
-        assert_non_null(key);
+    for (const struct config_key *key; (key = next_key(&example, &entry)) != NULL;) {
         bool has_range = key->max != 0 && key->type != CONFIG_PATH;
         if (has_range && !names_the_range(entry.comment, key))
             fail_msg("%s: its comment must say \"%llu to %llu\", in units of its kind", key->path,
@@ -196,9 +202,7 @@ static void its_comments_say_what_needs_a_restart(void **state)
     struct example example;
     struct entry entry;
     open_example(&example);
-    while (next_entry(&example, &entry)) {
-        const struct config_key *key = find(entry.path);
-        assert_non_null(key);
+    for (const struct config_key *key; (key = next_key(&example, &entry)) != NULL;) {
         if ((strstr(entry.comment, "restart)") == NULL) != key->reload)
             fail_msg("%s: %s", key->path,
                      key->reload
