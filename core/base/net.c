@@ -5,7 +5,8 @@
 #include <errno.h>
 #include <ifaddrs.h>
 #include <linux/filter.h>
-#include <netinet/tcp.h>
+#include <linux/tcp.h> /* netinet/tcp.h lacks the newer half of tcp_info */
+#include <netinet/in.h>
 #include <poll.h>
 #include <string.h>
 #include <unistd.h>
@@ -234,6 +235,13 @@ bool net_has_room(int fd)
 {
     struct pollfd p = {.fd = fd, .events = POLLOUT}; /* asking is also what orders the next edge */
     return poll(&p, 1, 0) != 0;
+}
+
+uint64_t net_acknowledged(int fd)
+{
+    struct tcp_info info = {0};
+    socklen_t len = sizeof info;
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 ? info.tcpi_bytes_acked : 0;
 }
 
 void net_close(int fd)

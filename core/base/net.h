@@ -54,6 +54,9 @@ enum net_status net_writev(int fd, const struct iovec *parts, int count, size_t 
  * writable as soon as it has. */
 bool net_has_room(int fd);
 
+/* Bytes that the peer has acknowledged so far; 0 where the kernel does not tell. */
+uint64_t net_acknowledged(int fd);
+
 /* Nothing more is sent: the peer reads what was, then an end. */
 void net_shutdown_write(int fd);
 

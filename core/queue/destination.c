@@ -401,6 +401,16 @@ bool destination_lane_add(struct destination *d, unsigned lanes_max)
     return wanted;
 }
 
+bool destination_lane_add_beside(struct destination *d, unsigned lanes_max)
+{
+    pthread_mutex_lock(&d->shared.lock);
+    bool wanted = d->shared.lanes < lanes_max && queued(d) > 0 && is_trusted_with_more(d);
+    if (wanted)
+        d->shared.lanes++;
+    pthread_mutex_unlock(&d->shared.lock);
+    return wanted;
+}
+
 void destination_lane_begin(struct destination *d)
 {
     pthread_mutex_lock(&d->shared.lock);

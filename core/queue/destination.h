@@ -88,6 +88,9 @@ void destination_session_gone(struct destination *d);
  * it. */
 bool destination_lane_add(struct destination *d, unsigned lanes_max);
 
+/* The same where any mail waits: a lane that is at work will be so for long. */
+bool destination_lane_add_beside(struct destination *d, unsigned lanes_max);
+
 /* A lane beyond what destination_enqueue granted: one that is opened to look, not to fetch. */
 void destination_lane_begin(struct destination *d);
 

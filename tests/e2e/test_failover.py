@@ -341,6 +341,35 @@ class SlowButHonest(E2ETest):
         self.assertEqual(world.exchanges.accepted("race")[0]["at"], world.exchanges.at(second))
 
 
+class LargeContent(E2ETest):
+    """A peer that reads as fast as its line goes is not silent, however long that takes."""
+
+    limit_s = 120
+    SIP = "sip@BODY=500000"  # 24 s for a large content, far beyond any patience
+
+    def test_who_takes_it_steadily_is_neither_raced_nor_called_slow(self) -> None:
+        world = self.world()
+        domain, (first, second) = world.domain("sip", self.SIP, "good")
+        relay = world.start()
+        relay.send(SENDER, [f"r@{domain}"], "sip", content_of(LARGE_BYTES))
+        world.wait_accepted("sip")
+        relay.wait_logged("delivered")
+        self.assertEqual(relay.log.where(event="exchange_slow"), [])
+        self.assertEqual(world.exchanges.connections(second), 0)
+        self.assertEqual(world.exchanges.accepted("sip")[0]["at"], world.exchanges.at(first))
+
+    def test_other_mail_does_not_wait_behind_it(self) -> None:
+        world = self.world()
+        domain, _ = world.domain("sip", self.SIP)
+        relay = world.start()
+        relay.send(SENDER, [f"large@{domain}"], "large", content_of(LARGE_BYTES))
+        wait_until(lambda: world.exchanges.events.where(event="fault", kind="sip"), "the large content to be under way")
+        relay.send(SENDER, [f"small@{domain}"], "small")
+        line = relay.wait_logged("delivered", recipient=f"small@{domain}")[0]
+        self.assertLess(line["age_ms"], 12_000)
+        self.assertEqual(world.exchanges.accepted("large"), [])
+
+
 class BehindTheDot(E2ETest):
     """RFC 1047: what is unknown is not sent elsewhere."""
 

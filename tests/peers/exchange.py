@@ -27,6 +27,7 @@ A behaviour is a list of words joined by ";":
         reply                   answers ARGUMENT, e.g. "450 4.2.0 Later"; 421 closes, and so does any in the BODY
         inject                  the right reply with a second one glued to it, [ARGUMENT]
         halt                    (BODY) stops reading
+        sip                     (BODY) reads ARGUMENT (100000) bytes a second
         lose                    (DOT) takes the message, then closes without a reply [after ARGUMENT seconds]
                                 and PHASE one of GREETING EHLO HELO STARTTLS TLS MAIL RCPT DATA BODY DOT RSET;
                                 /LOCALPART narrows a fault at RCPT to that local part
@@ -58,7 +59,7 @@ from typing import Any
 
 PHASES = ("GREETING", "EHLO", "HELO", "STARTTLS", "TLS", "MAIL", "RCPT", "DATA", "BODY", "DOT", "RSET", "QUIT")
 FAULTS = ("silent", "delay", "hold", "trickle", "stutter", "garbage", "flood", "close", "reset", "reply", "inject",
-          "halt", "lose")
+          "halt", "sip", "lose")
 EXTENSIONS = ("pipelining", "8bitmime", "smtputf8", "dsn", "chunking", "size", "enhanced")
 WORDS = ("good", "starttls", "tls-only", "corked", "no-ehlo", "backlog", *(f"no-{name}" for name in EXTENSIONS))
 LIMITS = ("size", "rcpt-max", "mail-max", "first")
@@ -134,6 +135,10 @@ class Behaviour:
 
     def fails_in_the_body(self) -> bool:
         return any(fault.phase == "BODY" for fault in self.faults)
+
+    def receive_buffer(self) -> int:
+        """One that sips leaves little of the content in its own kernel, for there the client takes it for read."""
+        return 65536 if any(fault.kind == "sip" for fault in self.faults) else SMALL_RECEIVE_BUFFER
 
 
 class Journal:
@@ -492,9 +497,13 @@ class Session:
 
     async def read_body(self) -> bytes:
         fault = self.behaviour.fault_at("BODY", self.number)
+        pace = float("inf")
         if fault is not None:
             await self.fill()
             self.note("fault", phase="BODY", kind=fault.kind)
+        if fault is not None and fault.kind == "sip":
+            pace = fault.seconds(100000)
+        elif fault is not None:
             await self.misbehave(fault, b"")
             if fault.kind == "reply":
                 raise Gone("the content is given up, as ordered")
@@ -509,7 +518,9 @@ class Session:
                 del self.buffer[:end + 3]
                 return body
             searched = max(0, len(self.buffer) - 4)
+            before = self.received
             await self.fill()
+            await asyncio.sleep((self.received - before) / pace)
 
     async def on_bdat(self, rest: str) -> None:
         words = rest.split()
@@ -591,7 +602,7 @@ def listen(endpoint: Endpoint) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if endpoint.behaviour.fails_in_the_body():
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_RECEIVE_BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, endpoint.behaviour.receive_buffer())
     sock.bind((endpoint.host, endpoint.port))
     sock.listen(0 if "backlog" in endpoint.behaviour.words else 1024)
     sock.setblocking(False)

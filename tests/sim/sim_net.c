@@ -379,6 +379,13 @@ static void on_heard(void *context, uint64_t unused)
     free(p);
 }
 
+uint64_t net_acknowledged(int fd)
+{
+    const struct sim_conn *c = conn_of(fd);
+    ASSERT(c != NULL && !c->closed);
+    return c->taken;
+}
+
 bool net_has_room(int fd)
 {
     struct sim_conn *c = conn_of(fd);
@@ -421,6 +428,7 @@ enum net_status net_writev(int fd, const struct iovec *parts, int count, size_t 
 void sim_conn_take(struct sim_conn *c, size_t len)
 {
     c->in_flight -= len;
+    c->taken += len;
     if (c->blocked && !c->closed)
         tell(c, POLLER_WRITABLE);
     c->blocked = false;

@@ -33,6 +33,7 @@ struct sim_conn {
     uint64_t said, read;   /* bytes the host has sent, the relay has read */
     uint64_t last_arrival_us;
     struct parcel *last_parcel;    /* on its way to the relay, or NULL; owns itself */
+    uint64_t taken;                /* bytes that the host has */
     size_t in_flight;              /* bytes written by the relay that the host has not taken */
     bool blocked;                  /* the relay was told NET_AGAIN for a write */
     struct sim_dialogue *dialogue; /* the host's */

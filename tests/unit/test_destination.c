@@ -75,6 +75,26 @@ static void a_destination_that_nobody_has_reached_gets_a_handful_of_lanes(void *
     destroy(w);
 }
 
+/* One delivery waits behind a lane that is busy for long: it need not. */
+static void beside_a_lane_that_is_long_at_work_another_is_granted_while_mail_waits(void **state)
+{
+    (void)state;
+    struct world *w = create();
+    struct link taken;
+    list_init(&taken);
+    enqueue(w, 1);
+    assert_int_equal(destination_take(w->destination, 100, &taken), 1);
+    assert_false(destination_lane_add_beside(w->destination, LANES_MAX)); /* nothing waits */
+    enqueue(w, 1);
+    assert_int_equal(w->lanes, 1);
+    assert_false(destination_lane_add(w->destination, LANES_MAX)); /* as many lanes as mail */
+    assert_false(destination_lane_add_beside(w->destination, 1));
+    while (destination_lane_add_beside(w->destination, LANES_MAX))
+        w->lanes++;
+    assert_int_equal(w->lanes, UNPROVEN_MAX);
+    destroy(w);
+}
+
 static void lanes_double_as_sessions_get_through_up_to_the_limit(void **state)
 {
     (void)state;
@@ -319,6 +339,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_destination_that_nobody_has_reached_gets_a_handful_of_lanes),
+        cmocka_unit_test(beside_a_lane_that_is_long_at_work_another_is_granted_while_mail_waits),
         cmocka_unit_test(lanes_double_as_sessions_get_through_up_to_the_limit),
         cmocka_unit_test(no_lane_is_granted_beyond_the_mail_that_waits),
         cmocka_unit_test(deliveries_of_one_message_are_taken_together_up_to_the_limit),

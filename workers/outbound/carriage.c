@@ -70,7 +70,7 @@ static bool is_proving(const struct session *s, const struct health_trust *trust
 bool session_wants_more(const struct session *s)
 {
     const struct carriage *c = last_of(s);
-    if (c == NULL || !c->sent || c->flight == NULL || s->retiring || s->lane == NULL ||
+    if (c == NULL || !c->sent || c->flight == NULL || s->retiring || s->lane == NULL || s->large ||
         s->stage != SESSION_TALKING || s->closing || !smtp_client_may_begin(s->smtp))
         return false;
     struct health_trust trust = trust_of(s);
@@ -107,6 +107,7 @@ static void begin_body(struct session *s, struct carriage *c)
 {
     const struct envelope *e = &c->flight->envelope;
     s->sending = c;
+    s->large = false;
     body_begin(&s->body, e->id, e->size_bytes, (e->flags & ENVELOPE_HAS_DOTS) != 0,
                c->transaction.by == SMTP_BY_BDAT);
 }
@@ -227,7 +228,7 @@ void session_begin_content(struct session *s)
 static bool bind_ahead(struct session *s)
 {
     struct carriage *c = s->sending;
-    if (s->in_flight != 1 || !body_end_is_near(&s->body) || s->retiring ||
+    if (s->in_flight != 1 || !body_end_is_near(&s->body) || s->retiring || s->large ||
         !smtp_client_may_begin(s->smtp))
         return false;
     struct health_trust trust = trust_of(s);
@@ -247,6 +248,7 @@ static void content_is_sent(struct session *s, struct slice behind)
     bool by_bdat = c->transaction.by == SMTP_BY_BDAT;
     s->sending = NULL;
     c->sent = true;
+    s->taken = 0; /* its reply has a patience of its own */
     session_tell(s, (struct observed){.kind = OBSERVED_CONTENT,
                                       .amount = s->body.sent,
                                       .note = by_bdat ? "BDAT" : NULL});
@@ -280,8 +282,8 @@ bool session_send_content(struct session *s)
         content_is_sent(s, behind);
         return true;
     case BODY_AGAIN:
-        if (!by_bdat && before / BODY_BLOCK_BYTES != s->body.sent / BODY_BLOCK_BYTES)
-            session_arm(s, smtp_phase_limit_ms(SMTP_BODY), HEALTH_COMMAND);
+        if (!by_bdat && (!s->large || before / BODY_BLOCK_BYTES != s->body.sent / BODY_BLOCK_BYTES))
+            session_await_taking(s);
         return true;
     case BODY_NO_TOKEN:
         /* Another session was first to the commit point: the lane lets this one go when that one is

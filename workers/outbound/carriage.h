@@ -10,6 +10,7 @@
  * How much goes at once is what the host is trusted with (health.h, health_trust):
  *
  *   by DATA   the next one's commands share the write of a content's end (RFC 2920 3.1), uncommitted
+ *             (not where that content is larger than the kernel takes at once: its reply is far away)
  *   by BDAT   envelope and content in one write, committed with it: only over a connection that has
  *             answered before, so that one that hangs is found out while another can still be tried
  *

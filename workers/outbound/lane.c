@@ -522,6 +522,17 @@ void lane_on_ready(struct lane *l, struct session *s)
         lane_carry(l, s);
 }
 
+void lane_on_long(struct lane *l)
+{
+    struct worker *w = l->worker;
+    if (l->is_aside || w->outbound->draining ||
+        !destination_lane_add_beside(l->destination,
+                                     w->config->delivery.connections_per_destination))
+        return;
+    destination_reference(l->destination);
+    lane_open(w, l->destination, route_reference(l->route));
+}
+
 void lane_on_patience(struct lane *l, struct session *s)
 {
     lane_check(l);

@@ -54,6 +54,9 @@ void lane_on_patience(struct lane *l, struct session *s);
 void lane_on_end(struct lane *l, struct session *s, enum session_end end,
                  const struct reply *reply);
 
+/* A large content is on its way, and may be for long. */
+void lane_on_long(struct lane *l);
+
 /* The oldest transaction is over, `c->transaction.replies` are filled; its flight is the lane's now. */
 void lane_on_done(struct lane *l, struct session *s, struct carriage *c);
 

@@ -14,6 +14,7 @@ enum {
     OUT_BYTES_MAX =
         256 * 1024,       /* commands of one pipelined group: 100 recipients with DSN options */
     PUMP_ROUNDS_MAX = 32, /* bounded work per wake-up */
+    PACE_BYTES_A_MS = 32, /* 25 MB in 13 minutes: who takes less is slow */
     NOT_REACHED = UINT32_MAX,
 };
 
@@ -118,17 +119,22 @@ static void on_ready(struct watch *watch, unsigned events)
     pump(s);
 }
 
+static uint64_t patience_ms(const struct session *s, enum health_phase phase)
+{
+    uint64_t patience = health_patience_ms(s->worker->parts->health, &s->target.address, phase);
+    uint64_t longest = s->worker->config->delivery.patience_max_ms;
+    bool holds_up = s->flight != NULL && !session_has_committed(s);
+    return holds_up && patience > longest
+               ? longest /* it is not only the committed one that waits */
+               : patience;
+}
+
 void session_arm(struct session *s, uint64_t limit_ms, enum health_phase phase)
 {
     s->slow = false;
     s->phase_began_ms = s->worker->now_ms;
     timer_arm(&s->worker->timers, &s->limit, s->worker->now_ms + limit_ms);
-    uint32_t patience = health_patience_ms(s->worker->parts->health, &s->target.address, phase);
-    uint64_t longest = s->worker->config->delivery.patience_max_ms;
-    bool holds_up = s->flight != NULL && !session_has_committed(s);
-    if (holds_up && patience > longest) /* it is not only the committed one that waits */
-        patience = (uint32_t)longest;
-    timer_arm(&s->worker->timers, &s->patience, s->worker->now_ms + patience);
+    timer_arm(&s->worker->timers, &s->patience, s->worker->now_ms + patience_ms(s, phase));
 }
 
 struct session *session_open(struct lane *lane, const struct target *target, bool in_clear,
@@ -373,10 +379,56 @@ static void on_limit(struct timer *timer, void *owner)
     session_fail(s, END_SILENT, &reply);
 }
 
+/* A large content takes as long as the peer's line does: who takes it at a fair pace is not silent. The kernel
+ * has a good deal of it before the peer does, behind its last byte as well, so that what we could write tells
+ * little of that. A peer's buffers take some even where nobody reads: what they take in the first half of
+ * the patience counts for nothing. */
+static uint64_t taking_patience_ms(const struct session *s)
+{
+    struct health_view v = health_view(s->worker->parts->health, &s->target.address);
+    uint64_t longest = s->worker->config->delivery.patience_max_ms;
+    return v.state == HEALTH_HEALTHY ? longest : patience_ms(s, HEALTH_COMMAND);
+}
+
+void session_await_taking(struct session *s)
+{
+    session_arm(s, smtp_phase_limit_ms(SMTP_BODY), HEALTH_COMMAND);
+    timer_arm(&s->worker->timers, &s->patience, s->worker->now_ms + taking_patience_ms(s) / 2);
+    s->large = true;
+    s->taken = 0;
+}
+
+/* The patience is over: is there a content that the peer may be taking still? Then it is armed anew. */
+static bool waits_on(struct session *s)
+{
+    bool committed = session_is_committed(s);
+    if (!s->large || (s->sending == NULL && !committed))
+        return false;
+    uint64_t now = s->worker->now_ms, patience = taking_patience_ms(s);
+    uint64_t taken = net_acknowledged(s->conn.fd), before = s->taken;
+    uint64_t fair = (now - s->looked_ms) * PACE_BYTES_A_MS;
+    s->taken = taken;
+    s->looked_ms = now;
+    if (before == 0) {
+        timer_arm(&s->worker->timers, &s->patience, now + patience / 2);
+        return true;
+    }
+    if (taken - before < fair)
+        return false;
+    session_arm(s, smtp_phase_limit_ms(committed ? SMTP_DOT : SMTP_BODY),
+                committed ? HEALTH_COMMIT : HEALTH_COMMAND);
+    timer_arm(&s->worker->timers, &s->patience, now + patience);
+    return true;
+}
+
 static void on_patience(struct timer *timer, void *owner)
 {
     struct session *s = CONTAINER_OF(timer, struct session, patience);
     ASSERT(owner == s->worker);
+    if (waits_on(s)) {
+        lane_on_long(s->lane);
+        return;
+    }
     if (session_is_committed(s)) { /* nothing is raced; but others need not wait behind it */
         lane_on_late(s->lane, s);
         return;

@@ -13,6 +13,9 @@
  *
  *   CONNECTING -> TALKING <-> TLS -> TALKING ... -> CLOSED
  *
+ * A large content is not silence as long as the peer takes it at a fair pace (PACE_BYTES_A_MS), which its
+ * acknowledgements tell: both deadlines are armed anew then.
+ *
  * What happens is told to the lane, which decides; a session decides nothing. It may be closed at
  * any of those calls; its memory stays until the end of the worker's turn (outbound.h buries it).
  * Worker thread only. */
@@ -89,6 +92,9 @@ struct session {
     bool binding_ahead;       /* is about to write a content's end, and asks for what follows */
     struct carriage *sending; /* whose content is being sent, or NULL */
     struct body body;         /* of that one */
+    bool large;               /* the kernel did not take all of it at once */
+    uint64_t taken;     /* of what was written, by the peer, when it was looked at; 0: not yet */
+    uint64_t looked_ms; /* when that was */
     uint64_t transaction_began_ms; /* of the last one that was over or lost; 0: none */
 };
 

@@ -21,6 +21,9 @@ void session_lose(struct session *s, enum net_status status);
 /* Arms the deadline and the patience of what is awaited now. */
 void session_arm(struct session *s, uint64_t limit_ms, enum health_phase phase);
 
+/* The peer has yet to take of the content what the kernel has, before more can be written. */
+void session_await_taking(struct session *s);
+
 /* One deadline per awaited reply: armed when the machine waits for another one than before. `done`: the
  * carriage whose last reply has just come, or NULL. */
 void session_watch_time(struct session *s, const struct carriage *done);
