@@ -15,6 +15,7 @@ enum {
     BATCH_BYTES_MAX = 32 << 20, /* content in one transaction: bounds its memory and its time */
     TIGHT_OPS_MAX = 128, /* where there is no room for new mail: what the store's reserve holds */
     TIGHT_BYTES_MAX = 4 << 20,
+    STATE_BYTES = 512, /* what a recipient who is put off may take */
     FORGET_MARKS_MAX = 1000,
     NAP_US = 150, /* a fraction of what a commit takes on a fast disk */
     NAPS_MAX = 6,
@@ -34,7 +35,8 @@ struct batch {
     struct commit_op *ops[BATCH_OPS_MAX];
     unsigned count;
     unsigned first, end; /* the part that is to be committed now */
-    uint64_t bytes;      /* of content and envelopes */
+    uint64_t bytes;      /* of content, envelopes and what is noted of recipients */
+    bool sparing;        /* there is no room even for outcomes: plain deferrals are not noted */
 };
 
 struct committer {
@@ -131,7 +133,7 @@ static uint64_t bytes_of(const struct commit_op *op)
         m = &op->u.message;
     else if (op->kind == COMMIT_OUTCOME)
         m = op->u.outcome.generated;
-    uint64_t bytes = 0;
+    uint64_t bytes = op->kind == COMMIT_OUTCOME ? op->u.outcome.recipient_count * STATE_BYTES : 0;
     for (; m != NULL; m = m->next)
         bytes += m->chunk.len + m->envelope.len;
     return bytes;
@@ -144,6 +146,7 @@ static void gather(struct committer *c, struct batch *b)
     uint64_t bytes_max = tight ? TIGHT_BYTES_MAX : BATCH_BYTES_MAX;
     b->count = b->first = 0;
     b->bytes = 0;
+    b->sparing = false;
     while (c->arrived_first != NULL && b->count < ops_max && b->bytes < bytes_max) {
         struct commit_op *op = pop_op(&c->arrived_first, &c->arrived_last);
         c->arrived--;
@@ -189,7 +192,16 @@ static struct store_state state_after(const struct commit_op *op, uint32_t i)
     return s;
 }
 
-static enum store_status put_outcome(struct store *store, const struct commit_op *op)
+/* That it was put off is known in memory. A start without a record of it tries it anew, and sooner: which harms
+ * nobody, unless more was to be remembered. */
+static bool can_be_spared(const struct commit_op *op, uint32_t i)
+{
+    return op->u.outcome.recipients[i].verdict == OUTCOME_DEFERRED &&
+           !op->u.outcome.has_try_first && !op->u.outcome.delay_noticed &&
+           (op->u.outcome.delivery->wanted & DELIVERY_HELD) == 0;
+}
+
+static enum store_status put_outcome(struct store *store, const struct commit_op *op, bool sparing)
 {
     uint64_t id = op->u.outcome.delivery->message->id;
     enum store_status status = STORE_OK;
@@ -197,6 +209,8 @@ static enum store_status put_outcome(struct store *store, const struct commit_op
         status = store_remove(store, id);
     } else {
         for (uint32_t i = 0; i < op->u.outcome.recipient_count && status == STORE_OK; i++) {
+            if (sparing && can_be_spared(op, i))
+                continue;
             struct store_state s = state_after(op, i);
             status = store_put_state(store, id, op->u.outcome.recipients[i].recipient, &s);
         }
@@ -231,7 +245,7 @@ static void put_edited(void *context, const struct delivery *d)
     }
 }
 
-static enum store_status put_op(struct committer *c, struct commit_op *op)
+static enum store_status put_op(struct committer *c, struct commit_op *op, bool sparing)
 {
     switch (op->kind) {
     case COMMIT_MESSAGE:
@@ -245,7 +259,7 @@ static enum store_status put_op(struct committer *c, struct commit_op *op)
     case COMMIT_DISCARD:
         return store_remove(c->options.store, op->u.discard_id);
     case COMMIT_OUTCOME:
-        return put_outcome(c->options.store, op);
+        return put_outcome(c->options.store, op, sparing);
     case COMMIT_RELEASE:
         return STORE_OK;
     case COMMIT_EDIT: /* has transactions of its own */
@@ -261,7 +275,7 @@ static enum store_status write_part(struct committer *c, const struct batch *b)
     enum store_status status = store_begin(store);
     for (unsigned i = b->first; i < b->end && status == STORE_OK; i++)
         if (b->ops[i]->status == STORE_OK)
-            status = put_op(c, b->ops[i]);
+            status = put_op(c, b->ops[i], b->sparing);
     if (status != STORE_OK) {
         store_abort(store);
         return status;
@@ -297,15 +311,18 @@ static bool make_tight(struct batch *b)
 }
 
 /* New mail is refused first: outcomes free room, and what was accepted stays. What cannot be refused goes in
- * smaller parts, each of which frees room for the next, and then waits a little for whoever else uses up the
- * room. */
+ * smaller parts, each of which frees room for the next. Then what can be spared is not written, and what is left
+ * waits a little for whoever else uses up the room. */
 static enum store_status commit_part(struct committer *c, struct batch *b)
 {
     const struct timespec pause = {.tv_nsec = NO_ROOM_WAIT_MS * 1000000L};
     enum store_status status = write_part(c, b);
     for (int tries = 0; status == STORE_NO_ROOM && tries < NO_ROOM_TRIES; tries++) {
-        if (refuse_content(b) == 0 && !make_tight(b))
-            (void)nanosleep(&pause, NULL);
+        if (refuse_content(b) == 0 && !make_tight(b)) {
+            if (b->sparing)
+                (void)nanosleep(&pause, NULL);
+            b->sparing = true;
+        }
         status = write_part(c, b);
     }
     return status == STORE_OK ? STORE_OK : STORE_FAILED;

@@ -480,6 +480,75 @@ static void an_edit_reaches_all_of_a_queue_that_is_still_being_taken_in(void **s
     destroy(w);
 }
 
+enum {
+    CROWD = 60,
+    CROWDS = 150,
+    SMALL_MAP = 10 << 20
+}; /* recipients of a message; such messages */
+
+static void store_crowds(struct world *w)
+{
+    static char addresses[CROWD][16];
+    const char *recipients[CROWD + 1] = {NULL};
+    for (unsigned i = 0; i < CROWD; i++) {
+        (void)snprintf(addresses[i], sizeof addresses[i], "a%u@x.example", i);
+        recipients[i] = addresses[i];
+    }
+    assert_int_equal(store_begin(w->store), STORE_OK);
+    for (uint64_t id = ID; id < ID + CROWDS; id++) {
+        struct buf record;
+        buf_init(&record, ENVELOPE_ENCODED_MAX);
+        encode_envelope(&record, id, clock_wall_ms(), recipients);
+        assert_int_equal(store_put_envelope(w->store, id, buf_slice(&record)), STORE_OK);
+        buf_fini(&record);
+    }
+    assert_int_equal(store_commit(w->store), STORE_OK);
+}
+
+/* Content, until no more of it is taken. */
+static void fill_spool(struct store *s)
+{
+    for (uint32_t n = 0; store_reserve(s, CHUNK_BYTES); n++) {
+        assert_int_equal(store_begin(s), STORE_OK);
+        assert_int_equal(store_put_chunk(s, 1, n, slice_of(chunk, sizeof chunk)), STORE_OK);
+        assert_int_equal(store_commit(s), STORE_OK);
+    }
+}
+
+/* What is told of each recipient that is put off is more than the reserve: that it is put off is known in
+ * memory, and without a record of it the next start tries it anew, which harms nobody. */
+static void deferrals_that_find_no_room_stop_nothing(void **state)
+{
+    (void)state;
+    struct world *w = create_with(SMALL_MAP, false);
+    struct op *ops = calloc(CROWDS, sizeof *ops), gate;
+    struct outcome_recipient put_off[CROWD];
+    struct reply long_reply = {.code = 450, .class = 4, .text_len = REPLY_TEXT_SIZE};
+    queue_destroy(&w->queue);
+    store_crowds(w);
+    fill_spool(w->store);
+    start(w);
+    for (uint32_t i = 0; i < CROWD; i++)
+        put_off[i] = (struct outcome_recipient){i, OUTCOME_DEFERRED, &long_reply};
+    for (unsigned i = 0; i < CROWDS; i++) {
+        await(&w->pushed);
+        w->delivery = jobs_take(w->queue.jobs, &w->queue.turn);
+        assert_int_equal(w->delivery->recipient_count, CROWD);
+        ops[i] = outcome_of(w, put_off);
+        ops[i].op.u.outcome.recipient_count = CROWD;
+    }
+    close_gate(w, &gate);
+    for (unsigned i = 0; i < CROWDS; i++)
+        submit(w, &ops[i]);
+    open_gate(w, CROWDS);
+    for (unsigned i = 0; i < CROWDS; i++)
+        assert_int_equal(ops[i].op.status, STORE_OK);
+    assert_int_equal(committer_figures(w->queue.committer).recipients_queued, CROWD * CROWDS);
+    assert_int_equal(jobs_length(w->queue.jobs), 0);
+    destroy(w);
+    free(ops);
+}
+
 /* All in one transaction they would need as many pages again as they free: there are not. */
 static void outcomes_gathered_before_the_room_ran_out_go_in_parts_that_find_room(void **state)
 {
@@ -534,6 +603,7 @@ int main(void)
         cmocka_unit_test(a_finished_message_leaves_and_its_notice_comes_in_one_commit),
         cmocka_unit_test(a_later_chunk_alone_is_gone_at_the_next_start),
         cmocka_unit_test(bounces_count_in_what_a_transaction_may_hold),
+        cmocka_unit_test(deferrals_that_find_no_room_stop_nothing),
         cmocka_unit_test(outcomes_gathered_before_the_room_ran_out_go_in_parts_that_find_room),
         cmocka_unit_test(a_long_queue_is_taken_in_beside_new_mail_each_message_once),
         cmocka_unit_test(a_queue_that_cannot_be_read_to_its_end_is_not_taken_for_a_short_one),
