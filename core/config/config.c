@@ -317,7 +317,8 @@ struct config *config_load_text(const char *text, size_t len, const char *name, 
     struct config_loader l = {
         .config = config, .base = config, .arena = &loaded->arena, .file = name, .error = error};
     struct slice path;
-    bool ok = arena_copy(&loaded->arena, slice_of(name, strlen(name) + 1), &path);
+    bool ok = arena_copy(&loaded->arena, slice_of(name, strlen(name) + 1), &path) &&
+              arena_copy(&loaded->arena, slice_of(text, len), &config->text);
     config->path = path.ptr;
     if (!ok || !load_document(&l, text, len)) {
         config_free(&config);

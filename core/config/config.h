@@ -62,7 +62,8 @@ struct config_webhook {
 enum config_tls { CONFIG_TLS_OPPORTUNISTIC, CONFIG_TLS_REQUIRED, CONFIG_TLS_OFF };
 
 struct config {
-    const char *path; /* the file it was read from */
+    const char *path;  /* the file it was read from */
+    struct slice text; /* and what stood there */
 
     const char
         *hostname; /* `hostname`: our name in EHLO, Received, bounces; default: the system's FQDN */

@@ -143,6 +143,17 @@ class Reloading(E2ETest):
                 return [client.rcpt(f"{n}@{domain}")[0] for n in range(2)] == [250, 452]
         wait_until(limited, "the new limit to hold")
 
+    def test_a_rotation_of_logs_a_day_leaves_room_for_changes_for_years(self) -> None:
+        world = self.world()
+        relay = world.start()
+        for n in range(70):
+            self.hangup(relay)
+            relay.wait_logged("reloaded", n + 1)
+        relay.write_config(submission={"recipients_max": 1})
+        self.hangup(relay)
+        relay.wait_logged("reloaded", 71)
+        self.assertEqual(relay.logged("reload_refused"), [])
+
     def test_a_bad_file_is_refused_and_the_old_one_stays(self) -> None:
         world = self.world()
         domain, _ = world.domain("one", "good")
