@@ -14,12 +14,20 @@
 
 enum { PATH_MAX_BYTES = 4096 };
 
+/* Is that how getpwnam says that there is none (getpwnam(3))? */
+static bool means_none(int error)
+{
+    return error == 0 || error == ENOENT || error == ESRCH || error == EBADF || error == EPERM;
+}
+
 /* The configured user's entry; NULL with `error`. Called before there are threads. */
 static const struct passwd *find_user(const char *name, struct error *error)
 {
     errno = 0;
     const struct passwd *user = getpwnam(name); /* NOLINT(concurrency-mt-unsafe) */
-    if (user == NULL)
+    if (user == NULL && !means_none(errno))
+        error_set(error, "user: %s cannot be looked up: %m; start the relay again", name);
+    else if (user == NULL)
         error_set(error,
                   "user: there is no user %s on this system; make one with: useradd "
                   "--system --home-dir /var/lib/onward --shell /usr/sbin/nologin %s",

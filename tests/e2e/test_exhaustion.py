@@ -6,10 +6,11 @@ nobody knows yet, one of which refuses it, so that a bounce follows; the queue a
 once more with that call failing. Mail is refused or deferred, never lost; the process goes on. While it starts, it says
 why it cannot, and exits.
 
-Two libraries do not survive all of it. libunbound 1.17.1 dereferences NULL in its iterator (processQueryTargets) now and
+Three libraries do not survive all of it. libunbound 1.17.1 dereferences NULL in its iterator (processQueryTargets) now and
 then when its allocations fail; libseccomp 2.5.4, at the start, crashes, turns in a circle or writes a filter that lacks
-calls (it then serves, but learns of no signal). Where the process ends right after such a failure, or never does, that is counted and
-printed; that nothing is lost by it is asserted like for the rest.
+calls (it then serves, but learns of no signal); glibc 2.36, while it looks up the user to become, dereferences NULL or
+asserts. Where the process ends right after such a failure, or never does, that is counted and printed; that nothing is
+lost by it is asserted like for the rest.
 """
 
 from __future__ import annotations
@@ -269,7 +270,7 @@ class Start(Exhaustion):
         others = range(len(tried) + 1, total + 1)
         tried += sorted(random.Random(1).sample(others, min(samples, len(others))))
         wrong = [what for n in tried if (what := self.start_once(kind, n)) is not None]
-        print(f"   {len(tried)} of {total} {NAMES[kind]}s failed at a start; libunbound or libseccomp ended "
+        print(f"   {len(tried)} of {total} {NAMES[kind]}s failed at a start; a frail library ended "
               f"{self.frail_deaths} without a word, or kept them from it", file=sys.stderr)
         self.assertEqual(len(wrong), 0, "\n".join(wrong))
 
