@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 import urllib.error
@@ -115,6 +116,15 @@ class Page(Shown):
         page = self.browse()
         self.assertIn("waiting for a token", page)
         self.assertNotIn(self.domain, page[page.index("</style>"):page.index("<script>\n")])
+
+    def test_a_token_that_is_refused_is_told_why(self) -> None:
+        self.start("good")
+        (self.w.folder / "tokens").write_text(f"viewer read {TOKEN}\nmailer inject {'m' * 32}\n")
+        assert self.relay.process is not None
+        self.relay.process.signal(signal.SIGHUP)
+        self.relay.wait_logged("reloaded")
+        for token, words in (("m" * 32, "the token of mailer lacks the scope"), ("x" * 32, "this token is not in http.token_file")):
+            self.assertIn(words, self.browse(f"#{token}"))
 
     def test_nothing_comes_from_elsewhere_and_the_policy_says_so(self) -> None:
         self.start("good")

@@ -115,13 +115,16 @@ void webhook_note_pending(struct webhook *w, uint64_t pending, uint64_t mono_ms)
 }
 
 /* Read for each request, so that a new token needs no restart. False: there is none to be had, and
- * without it nothing is sent. */
-static bool add_token(struct webhook *w)
+ * without it nothing is sent; `why` says so then. */
+static bool add_token(struct webhook *w, char why[WEBHOOK_ERROR_SIZE])
 {
     char header[TOKEN_BYTES_MAX + 32], token[TOKEN_BYTES_MAX + 1];
     if (w->config->token_file == NULL)
         return true;
     FILE *file = fopen(w->config->token_file, "re");
+    if (file == NULL)
+        (void)snprintf(why, WEBHOOK_ERROR_SIZE, "events.webhooks.token_file %.80s: %m",
+                       w->config->token_file);
     size_t len = file != NULL ? fread(token, 1, sizeof token - 1, file) : 0;
     if (file != NULL)
         (void)fclose(file);
@@ -131,6 +134,11 @@ static bool add_token(struct webhook *w)
         if (token[i] <= ' ' || token[i] > '~')
             len = 0; /* no header may be smuggled in */
     token[len] = '\0';
+    if (file != NULL && len == 0)
+        (void)snprintf(
+            why, WEBHOOK_ERROR_SIZE,
+            "events.webhooks.token_file %.80s holds no token: one word of printable ASCII",
+            w->config->token_file);
     (void)snprintf(header, sizeof header, "Authorization: Bearer %s", token);
     return len > 0 && add_header(w, header);
 }
@@ -172,9 +180,10 @@ void webhook_start(struct webhook *w, struct event_store *store, const char *hos
     }
     w->was_cut = buf_len(&w->body) >= WEBHOOK_BODY_BYTES;
     w->answer_len = w->answer_bytes = 0;
+    char why[WEBHOOK_ERROR_SIZE] = "out of memory";
     struct slice body = buf_slice(&w->body);
     bool ready = buf_ok(&w->body) && add_header(w, "Content-Type: application/json") &&
-                 add_header(w, "Expect:") && add_token(w) &&
+                 add_header(w, "Expect:") && add_token(w, why) &&
                  curl_easy_setopt(w->easy, CURLOPT_HTTPHEADER, w->headers) == CURLE_OK &&
                  curl_easy_setopt(w->easy, CURLOPT_POSTFIELDSIZE, (long)body.len) == CURLE_OK &&
                  curl_easy_setopt(w->easy, CURLOPT_POSTFIELDS, body.ptr) == CURLE_OK;
@@ -182,10 +191,7 @@ void webhook_start(struct webhook *w, struct event_store *store, const char *hos
     if (w->sending)
         return;
     take_back(w);
-    (void)snprintf(w->last_error, sizeof w->last_error, "%s",
-                   w->config->token_file != NULL
-                       ? "out of memory, or events.webhooks.token_file holds no token"
-                       : "out of memory");
+    memcpy(w->last_error, why, sizeof why);
     fail(w, RETRY_MAX_MS / 10, mono_ms);
 }
 

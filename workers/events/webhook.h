@@ -8,7 +8,7 @@
 
 #include <curl/curl.h>
 
-enum { WEBHOOK_BODY_BYTES = 1 << 20, WEBHOOK_ANSWER_BYTES = 128 };
+enum { WEBHOOK_BODY_BYTES = 1 << 20, WEBHOOK_ANSWER_BYTES = 128, WEBHOOK_ERROR_SIZE = 160 };
 
 struct webhook {
     const struct config_webhook *config;
@@ -29,7 +29,7 @@ struct webhook {
     unsigned failures;       /* in a row */
     uint64_t delivered, failed;
     uint64_t done_upto; /* taken by it, to be written down with the next commit; 0: nothing */
-    char last_error[160];
+    char last_error[WEBHOOK_ERROR_SIZE];
     char shown_url[128];
 };
 
