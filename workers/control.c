@@ -11,7 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { IDLE_LIMIT_MS = 30000, SOCKET_MODE = 0600 };
+enum { IDLE_LIMIT_MS = 30000, SOCKET_MODE = 0600, DEAF_MS = 100 };
 
 static void pump(struct control_client *c);
 static void end_call(struct control_client *c);
@@ -365,11 +365,31 @@ static struct control_client *create_client(struct control *control)
     return c;
 }
 
+static void on_connection(struct watch *watch, unsigned events);
+
+/* Out of descriptors: the poller would tell of the caller all the time. */
+static void be_deaf(struct control *c)
+{
+    poller_remove(c->poller, &c->listener_watch);
+    timer_arm(&c->timers, &c->deaf_timer, clock_mono_ms() + DEAF_MS);
+}
+
+static void on_deaf_over(struct timer *timer, void *owner)
+{
+    struct control *c = owner;
+    (void)timer;
+    if (!c->stopping &&
+        !poller_add(c->poller, &c->listener_watch, c->listener, POLLER_LEVEL_READ, on_connection))
+        be_deaf(c);
+}
+
 static void on_connection(struct watch *watch, unsigned events)
 {
     (void)events;
     struct control *control = CONTAINER_OF(watch, struct control, listener_watch);
     int fd = accept4(control->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0 && errno != EAGAIN)
+        be_deaf(control);
     if (fd < 0)
         return;
     struct control_client *c =
@@ -497,6 +517,7 @@ struct control *control_start(const struct control_options *options, struct erro
     c->listener = c->mailbox.event_fd = c->mailbox_watch.fd = c->listener_watch.fd = -1;
     list_init(&c->clients);
     timer_wheel_init(&c->timers, clock_mono_ms(), c);
+    timer_init(&c->deaf_timer, on_deaf_over);
     random_init(&c->random);
     control_start_sampling(c);
     control_start_suspensions(c);

@@ -21,6 +21,7 @@ struct control {
     struct mailbox mailbox; /* its owner is the control */
     struct watch mailbox_watch;
     struct watch listener_watch;
+    struct timer deaf_timer; /* armed: out of descriptors, no caller is looked for meanwhile */
     int listener;
     struct timer_wheel timers; /* its owner is the control */
     struct random random;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import resource
 import select
 import smtplib
 import socket
@@ -36,6 +37,12 @@ def say_until_told(sock: socket.socket, piece: bytes, pause_s: float) -> bytes:
         with contextlib.suppress(ConnectionError):  # closed meanwhile: what was said before that can be read
             sock.sendall(piece)
     return read_all(sock)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Of processor time that a process has used."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def watched(pid: int) -> dict[str, int]:
@@ -302,6 +309,24 @@ class SlowClients(LimitTest):
             self.still_serves(world, relay, recipient, f"among-idle-{number}")
         idle[0].sendall(b"NOOP\r\n")
         self.assertTrue(idle[0].recv(512).startswith(b"250 "))
+
+    def test_without_descriptors_callers_wait_and_nothing_spins(self) -> None:
+        """The kernel keeps callers, and would tell of them all the time. Those that leave make room for the next."""
+        room, watched_s = 20, 2.0
+        world, relay, recipient = self.relay()
+        assert relay.process is not None
+        pid = relay.process.pid
+        relay.wait_unoccupied()
+        limit = len(os.listdir(f"/proc/{pid}/fd")) + room
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+        callers = [relay.socket() for _ in range(3 * room)]
+        wait_until(lambda: len(os.listdir(f"/proc/{pid}/fd")) == limit, "the last descriptor to be used")
+        before = cpu_seconds(pid)
+        time.sleep(watched_s)
+        self.assertLess(cpu_seconds(pid) - before, watched_s / 4)
+        for caller in callers:
+            caller.close()
+        self.still_serves(world, relay, recipient)
 
     def test_connections_are_shared_among_the_workers(self) -> None:
         """Each worker watches its own with its own epoll, so the kernel tells how many that are."""

@@ -9,6 +9,7 @@
 
 enum {
     ACCEPTS_PER_EVENT = 16,
+    DEAF_MS = 100,
     COMMAND_BYTES_MAX =
         4096, /* 512 (RFC 5321 4.5.3.1.4) and what DSN, SMTPUTF8 and long parameters add */
     RECEIVED_MAX = 100, /* RFC 5321 6.3 */
@@ -73,6 +74,40 @@ static void place(struct inbound *i, int fd, const struct address *peer, unsigne
     mailbox_post(&to->shared.mailbox, &mail);
 }
 
+static void ignore_callers(struct inbound *i)
+{
+    for (unsigned n = 0; n < i->worker->parts->listener_count; n++)
+        poller_remove(i->worker->poller, &i->listeners[n].watch);
+}
+
+static void on_connection(struct watch *watch, unsigned events);
+
+static bool watch_callers(struct inbound *i)
+{
+    const struct worker_parts *parts = i->worker->parts;
+    for (unsigned n = 0; n < parts->listener_count; n++)
+        if (!poller_add(i->worker->poller, &i->listeners[n].watch, parts->listeners[n],
+                        POLLER_LEVEL_READ_SHARED, on_connection))
+            return false;
+    return true;
+}
+
+/* Out of descriptors: the kernel's backlog keeps callers until some are free, and would tell of them all the
+ * time. */
+static void be_deaf(struct inbound *i)
+{
+    ignore_callers(i);
+    timer_arm(&i->worker->timers, &i->deaf_timer, i->worker->now_ms + DEAF_MS);
+}
+
+static void on_deaf_over(struct timer *timer, void *owner)
+{
+    (void)owner;
+    struct inbound *i = CONTAINER_OF(timer, struct inbound, deaf_timer);
+    if (!watch_callers(i))
+        be_deaf(i);
+}
+
 static void on_connection(struct watch *watch, unsigned events)
 {
     (void)events;
@@ -81,8 +116,10 @@ static void on_connection(struct watch *watch, unsigned events)
         int fd = -1;
         struct address peer;
         enum net_status status = net_accept(watch->fd, &fd, &peer);
+        if (status == NET_NO_RESOURCES)
+            be_deaf(listener->inbound);
         if (status != NET_OK)
-            return; /* out of descriptors: the kernel's backlog keeps callers until some are free */
+            return;
         place(listener->inbound, fd, &peer, listener->index);
     }
 }
@@ -138,18 +175,16 @@ struct inbound *inbound_create(struct worker *w, struct error *error)
     list_init(&i->graveyard);
     list_init(&i->again);
     inbound_reload(i);
+    timer_init(&i->deaf_timer, on_deaf_over);
     i->listening = true;
     atomic_fetch_add(&parts->shared->listening, 1);
-    for (unsigned n = 0; n < parts->listener_count; n++) {
+    for (unsigned n = 0; n < parts->listener_count; n++)
         listeners[n] = (struct listener){.watch.fd = -1, .inbound = i, .index = n};
-        if (!poller_add(w->poller, &listeners[n].watch, parts->listeners[n],
-                        POLLER_LEVEL_READ_SHARED, on_connection)) {
-            error_set(error, "cannot watch submission listener %u", n);
-            inbound_destroy(&i);
-            return NULL;
-        }
-    }
-    return i;
+    if (watch_callers(i))
+        return i;
+    error_set(error, "cannot watch the submission listeners: out of memory or watches");
+    inbound_destroy(&i);
+    return NULL;
 }
 
 static void stop_listening(struct inbound *i)
@@ -157,8 +192,8 @@ static void stop_listening(struct inbound *i)
     if (!i->listening)
         return;
     i->listening = false;
-    for (unsigned n = 0; n < i->worker->parts->listener_count; n++)
-        poller_remove(i->worker->poller, &i->listeners[n].watch);
+    timer_disarm(&i->worker->timers, &i->deaf_timer);
+    ignore_callers(i);
     atomic_fetch_sub(&i->worker->parts->shared->listening, 1);
 }
 

@@ -29,6 +29,7 @@ struct inbound {
     struct link graveyard;           /* closed ones without anything outstanding */
     struct link again;               /* have input left to read after a bounded turn */
     bool listening;
+    struct timer deaf_timer; /* armed: out of descriptors, no caller is looked for meanwhile */
     bool draining;
 };
 
