@@ -23,7 +23,8 @@ enum {
     GATHER_US = 10000,    /* at 10,000 lines a second a hundred wait meanwhile */
     TAIL_ROOM = 8,        /* of a line, kept for its end: a quote, a brace, the line end */
     STUCK_WAIT_MS = 1000, /* a pipe nobody reads: lines are dropped after that */
-    /* So much goes into a pipe or socket that has room for any, whole and without a wait (pipe(7)); a line fits. */
+    /* So much goes into a pipe or socket that has room for any, whole and without a wait (pipe(7));
+     * a line fits. */
     PIECE_BYTES = 4096,
 };
 
@@ -92,8 +93,8 @@ static void put_str(struct log_record *r, const char *text)
     put(r, text, strlen(text));
 }
 
-/* A JSON string with its quotes (RFC 8259 7). Cut where the line is full, never inside an escape.
- */
+/* A JSON string with its quotes (RFC 8259 7). Cut where the line is full, never inside
+ * an escape. */
 static void put_string(struct log_record *r, struct slice s)
 {
     static const char hex[] = "0123456789abcdef";
@@ -165,8 +166,8 @@ void log_begin_tapped(struct log_line *l, struct log *log, struct log_tap *tap, 
     put_string(l->record, slice_str(event));
 }
 
-/* Is there room for a key and the shortest value? Once a line is cut, no further member is begun.
- */
+/* Is there room for a key and the shortest value? Once a line is cut, no further
+ * member is begun. */
 static bool can_add(struct log_line *l, const char *key)
 {
     if (l->record == NULL || l->record->truncated)
@@ -325,8 +326,8 @@ static int piece_of(const struct log *log, const struct iovec *parts, int count)
     return n;
 }
 
-/* Writes one line a part. Returns how many it could not: the file takes no more (full disk, closed pipe, nobody
- * reads). */
+/* Writes one line a part. Returns how many it could not: the file takes no more (full disk, closed
+ * pipe, nobody reads). */
 static unsigned write_parts(struct log *log, struct iovec *parts, int count)
 {
     while (count > 0) {

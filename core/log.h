@@ -9,9 +9,8 @@
  *   log_end(&l);                           }\n
  *
  * Every string is escaped: control characters, and what a terminal obeys or a reader does not see
- * (utf8_is_hidden), as \uXXXX, bytes that are not valid UTF-8 as U+FFFD;
- * so nothing a peer says can forge a line. A line is at most LOG_LINE_MAX bytes; longer strings are
- * cut. */
+ * (utf8_is_hidden), as \uXXXX, bytes that are not valid UTF-8 as U+FFFD; so nothing a peer says can
+ * forge a line. A line is at most LOG_LINE_MAX bytes; longer strings are cut. */
 #ifndef ONWARD_CORE_LOG_H
 #define ONWARD_CORE_LOG_H
 
@@ -26,11 +25,12 @@ struct log;
 /* `path` "-" is standard error. Starts the thread. NULL with `error`. */
 struct log *log_open(const char *path, struct error *error);
 
-/* Writes out what was logged, stops the thread. A pipe that nobody reads holds this up for a second or two. */
+/* Writes out what was logged, stops the thread. A pipe that nobody reads holds this up for a
+ * second or two. */
 void log_close(struct log **l);
 
-/* Reopens the file by its name (after rotation): carried out by the log thread soon. Where that fails the
- * former file is gone on with, and says so. Any thread. */
+/* Reopens the file by its name (after rotation): carried out by the log thread soon. Where that
+ * fails the former file is gone on with, and says so. Any thread. */
 void log_reopen(struct log *l);
 
 /* Lines dropped since the log was opened. Any thread. */
@@ -49,8 +49,8 @@ struct log_line {
     struct log_record *record; /* NULL: nobody wants it, or no memory; the rest is then no-op */
 };
 
-/* Starts a line with the time and the event's name. Any thread. `log` may be NULL (tests): no-op.
- */
+/* Starts a line with the time and the event's name. Any thread. `log` may be NULL
+ * (tests): no-op. */
 void log_begin(struct log_line *l, struct log *log, const char *event);
 
 /* The same for the log, a tap, or both; each may be NULL. */

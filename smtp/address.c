@@ -103,8 +103,8 @@ static enum smtp_address_error read_mailbox(struct slice *s, bool allow_utf8,
     return SMTP_ADDRESS_OK;
 }
 
-/* "@one,@two:" in front of a mailbox: accepted and dropped. False where it begins but does not end.
- */
+/* "@one,@two:" in front of a mailbox: accepted and dropped. False where it begins but
+ * does not end. */
 static bool skip_source_route(struct slice *s)
 {
     if (s->len == 0 || s->ptr[0] != '@')

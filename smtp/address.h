@@ -5,8 +5,8 @@
  *   mailbox     = local-part "@" ( domain [ "." ] / address-literal )           so is the final dot
  *   local-part  = 1*( atom / "." ) / quoted-string
  *
- * RFC 5321 wants an atom on both sides of each dot of a local part. Subscribers of Japanese carriers
- * have addresses without ("a..b@", "a.@"), and their exchanges take them as they are.
+ * RFC 5321 wants an atom on both sides of each dot of a local part. Subscribers of Japanese
+ * carriers have addresses without ("a..b@", "a.@"), and their exchanges take them as they are.
  *
  * Bounds: domain 255 bytes, path 256 (4.5.3.1). A local part may fill the path: the 64 bytes of
  * 4.5.3.1.1 are what everybody must take, and VERP and SRS make longer ones. */
@@ -40,9 +40,9 @@ enum smtp_address_error smtp_address_read_path(struct slice *input, bool allow_n
 enum smtp_address_error smtp_address_read_mailbox(struct slice text, bool allow_utf8,
                                                   struct smtp_address *out);
 
-/* The address as it goes to an exchange. One whose domain alone is beyond ASCII has that in A-labels
- * (`domain`, in normal form), if it fits: every exchange takes it then, also one without SMTPUTF8. Lies
- * in `room`, or is the mailbox as it stood. */
+/* The address as it goes to an exchange. One whose domain alone is beyond ASCII has that in
+ * A-labels (`domain`, in normal form), if it fits: every exchange takes it then, also one without
+ * SMTPUTF8. Lies in `room`, or is the mailbox as it stood. */
 struct slice smtp_address_on_wire(const struct smtp_address *a, const char *domain,
                                   char room[SMTP_ADDRESS_MAX + 1]);
 

@@ -1,7 +1,7 @@
 /* The client side of one SMTP connection: what we say to a mail exchange (RFC 5321), with
- * PIPELINING (2920), CHUNKING (3030), SIZE, 8BITMIME, SMTPUTF8, DSN, STARTTLS (3207), LIMITS (9422).
- * A pure state machine: bytes in, commands and events out; no I/O, no clock. One thread at a time;
- * owned by the session that drives it.
+ * PIPELINING (2920), CHUNKING (3030), SIZE, 8BITMIME, SMTPUTF8, DSN, STARTTLS (3207), LIMITS
+ * (9422). A pure state machine: bytes in, commands and events out; no I/O, no clock. One thread at
+ * a time; owned by the session that drives it.
  *
  *   GREETING -> EHLO (-> HELO) -> [STARTTLS -> TLS -> EHLO] -> READY
  *   READY -> MAIL -> RCPT... -> DATA -> BODY -> DOT -> READY      with PIPELINING one write to DATA
@@ -11,10 +11,10 @@
  *   READY -> QUIT
  *
  * Transactions form a queue: with PIPELINING the next one may begin as soon as the last byte of the
- * one before is on its way, and its commands share that byte's write (RFC 2920 3.1: the content's end
- * may open a group). Behind the end of DATA's content no RSET is needed: that end clears the
- * server's buffers whatever its reply (RFC 5321 4.1.1.4). A BDAT that fails does not, so what is sent
- * behind one that is not answered opens with RSET (RFC 3030 2).
+ * one before is on its way, and its commands share that byte's write (RFC 2920 3.1: the content's
+ * end may open a group). Behind the end of DATA's content no RSET is needed: that end clears the
+ * server's buffers whatever its reply (RFC 5321 4.1.1.4). A BDAT that fails does not, so what is
+ * sent behind one that is not answered opens with RSET (RFC 3030 2).
  *
  * In each transaction commands sent and replies awaited are two cursors, replied <= sent <= total;
  * replies come in order, so every one is matched with the oldest command without one. The driver
@@ -110,8 +110,8 @@ struct smtp_client_options {
     enum smtp_tls_policy tls;
 };
 
-/* How a content travels: by DATA, behind the 354; or by BDAT LAST, in one go with its envelope, before
- * anything of that is answered. */
+/* How a content travels: by DATA, behind the 354; or by BDAT LAST, in one go with its envelope,
+ * before anything of that is answered. */
 enum smtp_content { SMTP_BY_DATA, SMTP_BY_BDAT };
 
 /* One transaction: a message for some recipients. Borrowed from BEGIN to DONE, or until the machine
@@ -155,8 +155,8 @@ void smtp_client_tls_up(struct smtp_client *c);
 bool smtp_client_can_carry(const struct smtp_client *c, const struct envelope *e,
                            const struct envelope_recipient *r, struct reply *why_out);
 
-/* May a transaction begin: in READY; or, with PIPELINING, where the last byte of the newest one has been
- * sent, or will be in front of `out` in the driver's next write. */
+/* May a transaction begin: in READY; or, with PIPELINING, where the last byte of the newest one has
+ * been sent, or will be in front of `out` in the driver's next write. */
 bool smtp_client_may_begin(const struct smtp_client *c);
 
 /* Only where it may begin: queues MAIL, RCPTs and DATA as pipelining allows (of very many RCPTs the

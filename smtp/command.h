@@ -7,8 +7,8 @@
  *               "DELAY" ) / "ORCPT=" ( addr-type ";" xtext / "utf-8;" UTF-8 (RFC 6533 3) ) )
  *   BDAT      = "BDAT" SP n [ SP "LAST" ]                                         (RFC 3030)
  *
- * Slices borrow from the line; `orcpt` perhaps from the command itself, which is not to be copied. No
- * state, no policy: limits and sequence are the server's. */
+ * Slices borrow from the line; `orcpt` perhaps from the command itself, which is not to be copied.
+ * No state, no policy: limits and sequence are the server's. */
 #ifndef ONWARD_SMTP_COMMAND_H
 #define ONWARD_SMTP_COMMAND_H
 

@@ -117,8 +117,8 @@ static void end_line(struct smtp_content *c)
     c->head_len = 0;
 }
 
-/* Would so many bytes more within the line pass the limit of the whole before that of the line? The reason
- * that is told must not depend on how the run was cut. */
+/* Would so many bytes more within the line pass the limit of the whole before that of the line? The
+ * reason that is told must not depend on how the run was cut. */
 static bool is_too_large_first(const struct smtp_content *c, size_t len)
 {
     uint64_t size_left = c->limits.bytes_max > c->bytes ? c->limits.bytes_max - c->bytes : 0;
@@ -142,8 +142,8 @@ static void put_run(struct smtp_content *c, struct slice run)
     put(c, run);
 }
 
-/* The first line is known. Where it is no field there is no header section (RFC 5322 2.2): an own one
- * goes in front. */
+/* The first line is known. Where it is no field there is no header section (RFC 5322 2.2): an own
+ * one goes in front. */
 static void settle_first_line(struct smtp_content *c, bool is_field)
 {
     c->judged = true;
@@ -152,8 +152,8 @@ static void settle_first_line(struct smtp_content *c, bool is_field)
     put_run(c, slice_of(c->first, c->first_len));
 }
 
-/* The first line begins with a name and a colon, or it is no field. Its bytes wait, in whatever pieces
- * they come, until that is seen. Returns how many of `run` were taken. */
+/* The first line begins with a name and a colon, or it is no field. Its bytes wait, in whatever
+ * pieces they come, until that is seen. Returns how many of `run` were taken. */
 static size_t judge_first_line(struct smtp_content *c, struct slice run)
 {
     size_t n = 0;
@@ -166,7 +166,8 @@ static size_t judge_first_line(struct smtp_content *c, struct slice run)
     return n;
 }
 
-/* It ended before it was judged: without a colon it is no field. A blank one ends a header section. */
+/* It ended before it was judged: without a colon it is no field. A blank one ends a
+ * header section. */
 static void end_first_line(struct smtp_content *c)
 {
     if (!c->judged && c->first_len > 0)
@@ -174,8 +175,8 @@ static void end_first_line(struct smtp_content *c)
     c->judged = true;
 }
 
-/* Length of the longest prefix without CR, LF and NUL. `*high_out`: it holds a byte over 127. Content is
- * most of what a relay reads: eight bytes at a time, in one pass. */
+/* Length of the longest prefix without CR, LF and NUL. `*high_out`: it holds a byte over 127.
+ * Content is most of what a relay reads: eight bytes at a time, in one pass. */
 static size_t plain_length(struct slice s, bool *high_out)
 {
     const uint64_t ones = UINT64_C(0x0101010101010101), highs = ones << 7;
@@ -235,8 +236,8 @@ static bool hold_dot(struct smtp_content *c, char ch)
     return true;
 }
 
-/* Uses one run or one special byte of `s`. Returns how much; sets `*status_out` at the end of data.
- */
+/* Uses one run or one special byte of `s`. Returns how much; sets `*status_out` at the
+ * end of data. */
 static size_t step(struct smtp_content *c, struct slice s, enum smtp_content_status *status_out)
 {
     char ch = s.ptr[0];
@@ -279,8 +280,8 @@ static bool is_between_lines(const struct smtp_content *c)
            c->error == SMTP_CONTENT_OK;
 }
 
-/* Puts out the whole lines of the body at the front of `s` to which nothing is to be done, as far as there
- * is room, in one piece. Returns their length; what is left goes step by step. */
+/* Puts out the whole lines of the body at the front of `s` to which nothing is to be done, as far
+ * as there is room, in one piece. Returns their length; what is left goes step by step. */
 static size_t put_plain_lines(struct smtp_content *c, struct slice s)
 {
     size_t at = 0;

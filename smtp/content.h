@@ -4,8 +4,8 @@
  * watched on the way: line ends must be CRLF (a bare CR or LF is how one server's end of data
  * becomes another's second message, "smuggling"), lines and the whole are bounded, Received fields
  * are counted, the field that says the priority is read (it stays: what was signed is not touched),
- * and Date and Message-ID are put in at the end of a header section that lacks them.
- * What is refused is read on to its true end, so that the dialogue stays in step. */
+ * and Date and Message-ID are put in at the end of a header section that lacks them. What is
+ * refused is read on to its true end, so that the dialogue stays in step. */
 #ifndef ONWARD_SMTP_CONTENT_H
 #define ONWARD_SMTP_CONTENT_H
 

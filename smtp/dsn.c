@@ -37,8 +37,8 @@ static void put(struct buf *out, const char *text)
     buf_append_str(out, text);
 }
 
-/* Words from outside on one line: whatever could end it or the message becomes '?', and it is cut.
- */
+/* Words from outside on one line: whatever could end it or the message becomes '?',
+ * and it is cut. */
 static void put_clean(struct buf *out, struct slice s)
 {
     s = slice_take(s, LINE_MAX_BYTES);

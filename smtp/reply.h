@@ -5,11 +5,11 @@
  *   text      = [ class "." subject "." detail SP ] words                  ; RFC 2034
  *
  * The class must be the code's first digit (RFC 2034 4); an enhanced status with another is
- * ignored. All lines should have one code (RFC 5321 4.2.1). Where they differ the last line's holds,
- * with the text of those at the end that have it: Postfix's postscreen greets with "220-" and takes
- * that back seconds later with "521 ". Bare LF as a line end is taken, since some servers send it;
- * everything else that is not of this form is not SMTP. Bounded: RFC 5321 4.5.3.1.5 allows 512 bytes
- * a line, real servers send more, none honest more than this. */
+ * ignored. All lines should have one code (RFC 5321 4.2.1). Where they differ the last line's
+ * holds, with the text of those at the end that have it: Postfix's postscreen greets with "220-"
+ * and takes that back seconds later with "521 ". Bare LF as a line end is taken, since some servers
+ * send it; everything else that is not of this form is not SMTP. Bounded: RFC 5321 4.5.3.1.5 allows
+ * 512 bytes a line, real servers send more, none honest more than this. */
 #ifndef ONWARD_SMTP_REPLY_H
 #define ONWARD_SMTP_REPLY_H
 

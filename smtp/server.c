@@ -115,7 +115,8 @@ static void reply(struct smtp_server *s, unsigned code, const char *enhanced, co
     buf_append_str(s->out, "\r\n");
 }
 
-/* A refusal of what the client did wrong; too many of them, no message between, end the connection. */
+/* A refusal of what the client did wrong; too many of them, no message between, end
+ * the connection. */
 static void reply_bad(struct smtp_server *s, unsigned code, const char *enhanced, const char *text)
 {
     if (++s->bad_commands > s->options->bad_commands_max) {
@@ -125,8 +126,8 @@ static void reply_bad(struct smtp_server *s, unsigned code, const char *enhanced
     reply(s, code, enhanced, text);
 }
 
-/* 421 means that the connection ends (RFC 5321 3.8): going on would answer what is pipelined behind it
- * with a 503, which some clients take for the recipient's. */
+/* 421 means that the connection ends (RFC 5321 3.8): going on would answer what is pipelined behind
+ * it with a 503, which some clients take for the recipient's. */
 static void reply_closed(struct smtp_server *s)
 {
     const struct smtp_refusal *why = s->closed;
@@ -137,7 +138,8 @@ static void reply_closed(struct smtp_server *s)
         reply(s, why->code, why->enhanced, why->text);
 }
 
-/* A recipient that is refused is no mistake of the client's: it sends what its user's list holds. */
+/* A recipient that is refused is no mistake of the client's: it sends what its user's
+ * list holds. */
 static void reply_recipient(struct smtp_server *s, unsigned code, const char *enhanced,
                             const char *text)
 {
@@ -317,8 +319,8 @@ static enum smtp_server_event on_data(struct smtp_server *s)
     return SERVER_BEGIN;
 }
 
-/* The chunk's bytes follow the command whatever we think of it: they are always read (RFC 3030 2).
- */
+/* The chunk's bytes follow the command whatever we think of it: they are always read
+ * (RFC 3030 2). */
 static enum smtp_server_event on_bdat(struct smtp_server *s, const struct smtp_command *c)
 {
     bool first = s->state == SERVER_RCPT;

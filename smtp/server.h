@@ -37,8 +37,8 @@ struct smtp_server_options {
     unsigned received_max;        /* Received fields: beyond is a loop, 554 5.4.6 */
     /* Normalizes a recipient's or sender's domain to its routing key; false: not a valid domain. */
     bool (*normalize_domain)(struct slice domain, char out[256]);
-    /* A recipient's domain (normalized): NULL where it is taken, or a 4yz (borrowed) for this recipient
-     * only. NULL for a server that takes all. */
+    /* A recipient's domain (normalized): NULL where it is taken, or a 4yz (borrowed) for this
+     * recipient only. NULL for a server that takes all. */
     const struct smtp_refusal *(*refuse_domain)(void *context, const char *domain);
     void *context; /* borrowed; of refuse_domain */
 };
@@ -75,9 +75,8 @@ void smtp_server_hang_up(struct smtp_server *s, unsigned code, const char *enhan
 enum smtp_server_event smtp_server_feed(struct smtp_server *s, struct slice input,
                                         size_t *used_out);
 
-/* While no new mail is taken, MAIL, DATA and such are refused with `why` (borrowed; a 4yz, with
- * 421 the connection ends); NULL
- * while it is. The driver sets it before a feed. */
+/* While no new mail is taken, MAIL, DATA and such are refused with `why` (borrowed; a 4yz, with 421
+ * the connection ends); NULL while it is. The driver sets it before a feed. */
 void smtp_server_set_closed(struct smtp_server *s, const struct smtp_refusal *why);
 
 /* How often it was refused for that since this was asked last. */

@@ -198,8 +198,8 @@ static bool start_committer(struct engine *e, struct error *error)
     return e->parts.committer != NULL;
 }
 
-/* Our own addresses: the configured ones, and those we listen on at the delivery port; where that is all
- * addresses, those of the interfaces too. */
+/* Our own addresses: the configured ones, and those we listen on at the delivery port; where that
+ * is all addresses, those of the interfaces too. */
 static struct address *own_addresses(const struct config *c, unsigned *count_out)
 {
     unsigned max = c->own_address_count + c->submission.listener_count + INTERFACE_ADDRESSES_MAX;

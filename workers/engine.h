@@ -23,26 +23,27 @@ struct engine {
     int failed_fd;         /* an eventfd of the owner's, written then; -1 = none */
 };
 
-/* Binds the submission listeners: before the rest, which may run with fewer rights. False with `error`;
- * engine_stop is due in both cases. */
+/* Binds the submission listeners: before the rest, which may run with fewer rights. False with
+ * `error`; engine_stop is due in both cases. */
 bool engine_listen(struct engine *e, const struct config *config, struct error *error);
 
-/* Opens the spool of `config` (borrowed until engine_stop), waiting for a process that leaves it, and lets
- * callers connect. `log` may be NULL. Returns 0, or the exit status of what failed (sysexits), with `error`;
- * engine_stop is due in both cases. */
+/* Opens the spool of `config` (borrowed until engine_stop), waiting for a process that leaves it,
+ * and lets callers connect. `log` may be NULL. Returns 0, or the exit status of what failed
+ * (sysexits), with `error`; engine_stop is due in both cases. */
 int engine_open(struct engine *e, const struct config *config, struct log *log,
                 struct error *error);
 
-/* Starts what engine_open has opened: loads the queue, which takes a while where much waits, and then the
- * workers, which take mail at the listeners; `listen` is unset where there are none. Returns as engine_open. */
+/* Starts what engine_open has opened: loads the queue, which takes a while where much waits, and
+ * then the workers, which take mail at the listeners; `listen` is unset where there are none.
+ * Returns as engine_open. */
 int engine_start(struct engine *e, bool listen, struct error *error);
 
-/* No new mail and no new transactions; those under way finish. Whoever has called already is told 421,
- * further callers are refused. Takes a tenth of a second for that. */
+/* No new mail and no new transactions; those under way finish. Whoever has called already is told
+ * 421, further callers are refused. Takes a tenth of a second for that. */
 void engine_drain(struct engine *e);
 
-/* The drain has lasted long enough: submitters are told 421, in whatever they are. Waits a second at
- * most for that to reach them. */
+/* The drain has lasted long enough: submitters are told 421, in whatever they are. Waits a second
+ * at most for that to reach them. */
 void engine_hang_up(struct engine *e);
 
 /* Has everything under way ended since engine_drain? */

@@ -156,7 +156,8 @@ static uint64_t left_of(uint64_t used, uint64_t max)
     return max > used ? max - used : 0;
 }
 
-/* The least of `share` and of INTAKE_SHARE times what is left, where a recipient takes so much of it. */
+/* The least of `share` and of INTAKE_SHARE times what is left, where a recipient takes
+ * so much of it. */
 static double lesser_share(double share, uint64_t left, double each)
 {
     double other = (double)INTAKE_SHARE * (double)left;

@@ -9,8 +9,8 @@
 
 enum { SESSION_SLOTS = 4096 };
 
-/* Sessions by exchange address: a direct-mapped table. A collision costs a full handshake, no more.
- */
+/* Sessions by exchange address: a direct-mapped table. A collision costs a full
+ * handshake, no more. */
 struct session_slot {
     struct address address;
     SSL_SESSION *session; /* owned */
@@ -154,8 +154,8 @@ struct tls *tls_create(bool verify, const char *ca_file, struct error *error)
     t->peer_index = SSL_get_ex_new_index(0, NULL, NULL, NULL, free_peer);
     SSL_CTX_set_app_data(context, t);
     pthread_mutex_init(&t->shared.lock, NULL);
-    /* A parked connection must not keep 32 KB of record buffers; retried writes come from the map.
-     */
+    /* A parked connection must not keep 32 KB of record buffers; retried writes come
+     * from the map. */
     (void)SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
                                         SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
     (void)SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION);

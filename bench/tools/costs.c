@@ -1,5 +1,5 @@
-/* What the hot path's look-ups cost, in nanoseconds each: the least of several rounds, since all that
- * comes on top is this machine's.
+/* What the hot path's look-ups cost, in nanoseconds each: the least of several rounds, since all
+ * that comes on top is this machine's.
  *
  *   build/release/bench/costs
  *

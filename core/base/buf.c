@@ -90,8 +90,8 @@ void buf_printf(struct buf *b, const char *format, ...)
 {
     if (b->overflow)
         return;
-    /* Into the room that is there, which is nearly always enough; otherwise once more. A bound that was
-     * lowered holds for memory from before too. */
+    /* Into the room that is there, which is nearly always enough; otherwise once more. A bound that
+     * was lowered holds for memory from before too. */
     size_t held = buf_len(b), allowed = b->bound > held ? b->bound - held : 0;
     size_t room = b->capacity - b->end < allowed ? b->capacity - b->end : allowed;
     va_list args;

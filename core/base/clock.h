@@ -1,6 +1,6 @@
 /* The clocks. Deadlines use the monotonic clock, which no administrator and no leap second moves;
- * what is written down for people or across restarts uses the wall clock. The
- * simulation links a clock of its own (tests/sim), so nothing else may ask the system for the time. */
+ * what is written down for people or across restarts uses the wall clock. The simulation links a
+ * clock of its own (tests/sim), so nothing else may ask the system for the time. */
 #ifndef ONWARD_CORE_BASE_CLOCK_H
 #define ONWARD_CORE_BASE_CLOCK_H
 

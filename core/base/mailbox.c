@@ -77,7 +77,8 @@ unsigned mailbox_deliver(struct mailbox *b)
     return count;
 }
 
-/* Nobody needs to wake the owner any more. Who has decided to do so already writes sooner or later. */
+/* Nobody needs to wake the owner any more. Who has decided to do so already writes
+ * sooner or later. */
 static void call_off(struct mailbox *b)
 {
     if (!atomic_exchange(&b->shared.asleep, false))
@@ -93,8 +94,8 @@ bool mailbox_prepare_sleep(struct mailbox *b)
     return b->sleeping;
 }
 
-/* Each write is read, lest it end all sleeps to come at once; that which a sender has announced and not made
- * yet (EAGAIN), behind a later sleep. */
+/* Each write is read, lest it end all sleeps to come at once; that which a sender has announced and
+ * not made yet (EAGAIN), behind a later sleep. */
 void mailbox_awake(struct mailbox *b)
 {
     uint64_t count;

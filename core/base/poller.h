@@ -45,8 +45,8 @@ void poller_remove(struct poller *p, struct watch *w);
  * it by itself then. */
 void poller_forget(struct poller *p, struct watch *w);
 
-/* Waits up to `timeout_ms` (-1: for ever) for events, at most 256 of them; returns how many. Nothing is
- * called yet: the loop has something to do between waking and serving. */
+/* Waits up to `timeout_ms` (-1: for ever) for events, at most 256 of them; returns how many.
+ * Nothing is called yet: the loop has something to do between waking and serving. */
 int poller_fetch(struct poller *p, int timeout_ms);
 
 /* Calls on_ready for the `count` events just fetched. */

@@ -403,8 +403,8 @@ bool config_set_value(struct config_loader *l, const struct config_key *key, yam
     return set_strings(l, key->path, node, config_value_at(l, key->offset));
 }
 
-/* A default as the node that a parser would make of it. False: it takes a parser, being a list that holds
- * something. */
+/* A default as the node that a parser would make of it. False: it takes a parser, being a list that
+ * holds something. */
 static bool read_initial(const struct config_key *key, yaml_node_t *out)
 {
     *out = (yaml_node_t){.type = YAML_SEQUENCE_NODE};
@@ -416,8 +416,8 @@ static bool read_initial(const struct config_key *key, yaml_node_t *out)
     return true;
 }
 
-/* Defaults go the same way as values from a file, so that both mean the same. Every command reads the
- * configuration, and a parser for each key was most of the time that took. */
+/* Defaults go the same way as values from a file, so that both mean the same. Every command reads
+ * the configuration, and a parser for each key was most of the time that took. */
 bool config_set_initial(struct config_loader *l, const struct config_key *key)
 {
     yaml_node_t node;

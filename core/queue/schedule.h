@@ -7,16 +7,17 @@
  * back, moves no retry and no age limit. The wall clock is only what stored moments are written and
  * read in: from the store at start, where a retry is at most retry.max away whatever is written
  * (the clock may have been wrong when it was, or be wrong now), what came from the future is new,
- * and what is past its age limit is tried for another SCHEDULE_LAST_CHANCE_MS before it is returned.
+ * and what is past its age limit is tried for another SCHEDULE_LAST_CHANCE_MS before it is
+ * returned.
  *
  * Retry times: first, then doubling up to a maximum, with jitter; the age limit holds
  * wherever a delivery is. A waiting one that reaches it is pushed as DELIVERY_EXPIRED; one that
  * sits in a destination's queue is withdrawn from there first (destination.h); one that a session
  * carries is left to its session and looked at again a minute later.
  *
- * What is suspended (suspensions.h) is due at its age limit only, whatever its next attempt is; a change
- * is told by an edit, EDIT_SUSPENSION, which takes back from the destinations what waits there, or makes
- * due what was due meanwhile.
+ * What is suspended (suspensions.h) is due at its age limit only, whatever its next attempt is; a
+ * change is told by an edit, EDIT_SUSPENSION, which takes back from the destinations what waits
+ * there, or makes due what was due meanwhile.
  *
  * Ring full: what is due waits in order on the schedule's own list and is pushed as workers make
  * room (schedule_run, at the latest 10 ms later). Nothing is dropped and nothing blocks. */
@@ -65,8 +66,8 @@ void schedule_destroy(struct schedule **s);
 /* A reload changed the policy: holds from the next computation on. */
 void schedule_set_policy(struct schedule *s, const struct schedule_policy *policy);
 
-/* What time it is, for all calls until the next: two readings made together, so that one clock can be
- * told by the other. schedule_run does the same. */
+/* What time it is, for all calls until the next: two readings made together, so that one clock can
+ * be told by the other. schedule_run does the same. */
 void schedule_set_time(struct schedule *s, uint64_t mono_ms, uint64_t wall_ms);
 
 /* Takes a committed message in: one delivery per domain, due now. `state_of`, where given (at
@@ -88,8 +89,8 @@ void schedule_apply_outcome(struct schedule *s, const struct commit_op *op);
 
 /* An exchange is back: what is stranded there becomes due within seconds, more so the fewer
  * attempts were made, and a few each millisecond, so that one that fails again has not been given
- * everything. `mark` is its health_mark; that two exchanges may share
- * bits of it costs an attempt too many at worst. */
+ * everything. `mark` is its health_mark; that two exchanges may share bits of it costs an attempt
+ * too many at worst. */
 void schedule_release(struct schedule *s, uint64_t mark);
 
 /* Moves time on: pushes what is due. Returns ms until it needs to run again, -1 for never. */
@@ -97,13 +98,13 @@ int schedule_run(struct schedule *s, uint64_t mono_ms, uint64_t wall_ms);
 
 /* An operator's wish for all matching deliveries, at once where they wait; those out at the workers
  * are taken back from their destination's queue, or, while a session carries them, the wish holds
- * when they come back deferred. Calls `on_touched` for each delivery whose stored state changes.
- * A held delivery is exempt from the age limit: somebody wants it kept; let go, it is tried for another
- * SCHEDULE_LAST_CHANCE_MS at least.
+ * when they come back deferred. Calls `on_touched` for each delivery whose stored state changes. A
+ * held delivery is exempt from the age limit: somebody wants it kept; let go, it is tried for
+ * another SCHEDULE_LAST_CHANCE_MS at least.
  *
- * A call looks at a bounded part of the queue (a few ms), for other mail goes on meanwhile. True: that
- * was the end. Until then the same op is due again, and no other. op->u.edit.matched counts the
- * recipients matched. */
+ * A call looks at a bounded part of the queue (a few ms), for other mail goes on meanwhile. True:
+ * that was the end. Until then the same op is due again, and no other. op->u.edit.matched counts
+ * the recipients matched. */
 bool schedule_edit(struct schedule *s, struct commit_op *op,
                    void (*on_touched)(void *context, const struct delivery *d), void *context);
 

@@ -69,8 +69,8 @@ enum {
     ENVELOPE_ID_SIZE = 17, /* sixteen hexadecimal digits and a NUL */
 };
 
-/* Appends the encoded form to `out` (check buf_ok). Recipients keep their order and so their index.
- */
+/* Appends the encoded form to `out` (check buf_ok). Recipients keep their order and so
+ * their index. */
 void envelope_encode(const struct envelope *e, struct buf *out);
 
 /* Decodes the fixed part, leaving `recipients` NULL. Slices borrow from `record`. False where the

@@ -169,8 +169,8 @@ static bool sync_folder(const char *path)
     return well;
 }
 
-/* Makes the folder where it is missing. Its name may be as new as that of a process which died right behind
- * mkdir: it is synced each time. */
+/* Makes the folder where it is missing. Its name may be as new as that of a process which died
+ * right behind mkdir: it is synced each time. */
 static bool make_folder(struct store *s, struct error *error)
 {
     char parent[STORE_PATH_MAX];
@@ -216,8 +216,8 @@ static int write_new(struct store *s, const struct store_options *options, const
     return rc;
 }
 
-/* Where there is no spool yet, one is written and synced under another name, and gets its own last: there is
- * none, or a whole one, whenever the power goes. */
+/* Where there is no spool yet, one is written and synced under another name, and gets its own last:
+ * there is none, or a whole one, whenever the power goes. */
 static bool make_new(struct store *s, const struct store_options *options, struct error *error)
 {
     char path[STORE_PATH_MAX + 16], part[STORE_PATH_MAX + 16];
@@ -239,7 +239,8 @@ static bool make_new(struct store *s, const struct store_options *options, struc
 
 /* ---- opening one ---- */
 
-/* Whoever reads the map where the disk gives nothing back, or the file has ended, is stopped by SIGBUS. */
+/* Whoever reads the map where the disk gives nothing back, or the file has ended, is
+ * stopped by SIGBUS. */
 static void watch_map(struct store *s)
 {
     mdb_filehandle_t fd;
@@ -255,8 +256,8 @@ static void watch_map(struct store *s)
         s->guard = map_guard_watch(fd, text.text, EX_IOERR);
 }
 
-/* Opens the tables and checks the format. Nothing is written: a full disk does not keep the relay from
- * starting. */
+/* Opens the tables and checks the format. Nothing is written: a full disk does not keep the relay
+ * from starting. */
 static bool open_spool(struct store *s, const struct store_options *options, struct error *error)
 {
     MDB_txn *txn = NULL;
@@ -477,8 +478,9 @@ enum store_status store_commit(struct store *s)
     s->txn = NULL;
     if (rc == 0)
         store_room_note(s, pages);
-    /* LMDB says EIO too where a write was cut short, as by a disk's last block. The system's own EIO is final,
-     * however full the disk: it may be a sync's, behind which nobody knows what is stored. */
+    /* LMDB says EIO too where a write was cut short, as by a disk's last block. The system's
+     * own EIO is final, however full the disk: it may be a sync's, behind which nobody knows
+     * what is stored. */
     if (rc == EIO && is_lmdbs && store_disk_is_full(s))
         rc = ENOSPC;
     return store_judge(s, rc);

@@ -1,4 +1,5 @@
-/* What went wrong with the store: what it means for a batch, and what to tell whoever is to mend it. */
+/* What went wrong with the store: what it means for a batch, and what to tell whoever
+ * is to mend it. */
 #include "core/config/units.h"
 #include "core/spool/envelope.h"
 #include "core/spool/store_priv.h"

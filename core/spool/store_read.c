@@ -55,8 +55,8 @@ void store_read_end(struct store_reader *r)
     r->open = false;
 }
 
-/* Finds the key, or the first behind it where `op` is MDB_SET_RANGE. A cursor that is kept finds what
- * lies near its last find without a search from the root. */
+/* Finds the key, or the first behind it where `op` is MDB_SET_RANGE. A cursor that is kept finds
+ * what lies near its last find without a search from the root. */
 static int seek(struct store_reader *r, MDB_cursor **cursor, MDB_dbi table, MDB_val *key,
                 MDB_val *value_out, MDB_cursor_op op)
 {

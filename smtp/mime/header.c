@@ -286,8 +286,8 @@ static void append_unmarked(struct buf *out, struct slice s)
     }
 }
 
-/* What must be encoded goes with the white space inside it, which a reader drops between two encoded
- * words (RFC 2047 6.2). */
+/* What must be encoded goes with the white space inside it, which a reader drops between two
+ * encoded words (RFC 2047 6.2). */
 static void put_unstructured(struct line *l, struct slice value)
 {
     struct buf run; /* what is to be encoded together, or one plain word */

@@ -136,8 +136,8 @@ static int open_container(struct build *b, const char *type)
                : -1;
 }
 
-/* The delimiter before a part, or the last one. The line end in front belongs to it (RFC 2046 5.1.1);
- * the container's own header has brought one. */
+/* The delimiter before a part, or the last one. The line end in front belongs to it (RFC 2046
+ * 5.1.1); the container's own header has brought one. */
 static bool add_delimiter(struct build *b, int number, bool first, bool last)
 {
     char text[80];

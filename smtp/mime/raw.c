@@ -273,8 +273,8 @@ static bool add_text(struct reading *r, const struct entity *e, const struct con
            message_add_text(r->arena, r->message, full, kept, is_html, r->is_static, r->error);
 }
 
-/* A part without parts. `*open_out`: it was written anew, and ended where its text did not end with a
- * line end. */
+/* A part without parts. `*open_out`: it was written anew, and ended where its text did not end
+ * with a line end. */
 static bool add_leaf(struct reading *r, const struct entity *e, const struct content_type *type,
                      bool top, bool *open_out)
 {
@@ -328,8 +328,8 @@ static enum delimiter delimiter_of(struct slice line, const char *boundary)
     return rest.len > 0 ? DELIMITER_NONE : last ? DELIMITER_LAST : DELIMITER_NEXT;
 }
 
-/* One part, the bytes between two delimiters: the line end in front of the second is the delimiter's
- * unless the part was written anew without one. */
+/* One part, the bytes between two delimiters: the line end in front of the second is the
+ * delimiter's unless the part was written anew without one. */
 static bool add_part(struct reading *r, struct slice part, unsigned depth)
 {
     bool open = false;

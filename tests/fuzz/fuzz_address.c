@@ -1,5 +1,5 @@
-/* Any bytes as a path, a mailbox, an address literal, xtext: what is taken lies within them, has its
- * parts joined as RFC 5321 4.1.2 says, ends no line, and read again gives itself. */
+/* Any bytes as a path, a mailbox, an address literal, xtext: what is taken lies within them, has
+ * its parts joined as RFC 5321 4.1.2 says, ends no line, and read again gives itself. */
 #include "smtp/address.h"
 
 #include "core/base/utf8.h"

@@ -1,6 +1,6 @@
-/* Any bytes as the body of an HTTP request, as they are or compressed, in any pieces: the same body, or a
- * refusal, however it is cut; never more than the bounds; and what it was charged is given back. The
- * first bytes choose the coding and the cuts. */
+/* Any bytes as the body of an HTTP request, as they are or compressed, in any pieces: the same
+ * body, or a refusal, however it is cut; never more than the bounds; and what it was charged is
+ * given back. The first bytes choose the coding and the cuts. */
 #include "workers/http/body.h"
 
 #include "tests/fuzz/exact.h"

@@ -1,5 +1,5 @@
-/* Any bytes as a command line: what is read lies within the line; written out again in plain order it
- * reads the same; a refusal is a reply of one line whose status has the class of its code. */
+/* Any bytes as a command line: what is read lies within the line; written out again in plain order
+ * it reads the same; a refusal is a reply of one line whose status has the class of its code. */
 #include "smtp/command.h"
 
 #include "core/base/buf.h"

@@ -1,6 +1,6 @@
-/* Any bytes as a file that the relay reads beside its configuration: the tokens of the HTTP interface (first
- * byte even) or what is suspended (odd). Refused with what is wrong, in one line; or taken, each name and
- * reason one that can forge nothing where it is written next. */
+/* Any bytes as a file that the relay reads beside its configuration: the tokens of the HTTP
+ * interface (first byte even) or what is suspended (odd). Refused with what is wrong, in one line;
+ * or taken, each name and reason one that can forge nothing where it is written next. */
 #include "core/queue/suspensions.h"
 #include "tests/fuzz/exact.h"
 #include "workers/http/tokens.h"

@@ -1,7 +1,7 @@
 /* Any bytes as what a submitter sends on one connection. The same replies, messages and end however
- * they are cut; each reply well formed; of a message that is taken, the envelope can be stored and the
- * content holds nothing that ends it early anywhere else. The first bytes choose the cuts and what the
- * driver does. */
+ * they are cut; each reply well formed; of a message that is taken, the envelope can be stored and
+ * the content holds nothing that ends it early anywhere else. The first bytes choose the cuts and
+ * what the driver does. */
 #include "smtp/server.h"
 
 #include "core/domain.h"
@@ -24,7 +24,8 @@ static const struct smtp_server_options options = {.hostname = "relay.example",
 /* What the driver does; drawn from the input. */
 enum whims { WHIM_CLOSED = 1, WHIM_FAIL = 4 };
 
-/* A connection, and the transcript of all that came of it. The memory of its buffers serves for the next. */
+/* A connection, and the transcript of all that came of it. The memory of its buffers serves
+ * for the next. */
 struct play {
     struct smtp_server *server;
     struct buf out, content, message, transcript;

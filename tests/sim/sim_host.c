@@ -529,7 +529,8 @@ static void hear_records(struct sim_dialogue *d, struct slice bytes)
             hear_byte(d, text[i]);
 }
 
-/* Up to where the fault is, or all. In clear byte by byte: the last one before TLS is a command's. */
+/* Up to where the fault is, or all. In clear byte by byte: the last one before TLS is
+ * a command's. */
 static void hear(struct sim_dialogue *d, struct slice bytes)
 {
     while (bytes.len > 0 && !d->over && !d->forgets) {

@@ -54,8 +54,8 @@ static uint64_t first_end_us(void)
     return first;
 }
 
-/* The one exchange of a domain is out of order, mail waits for it, and it comes back: within the time
- * of its next probe mail goes to it again, and with it all that waits. */
+/* The one exchange of a domain is out of order, mail waits for it, and it comes back: within the
+ * time of its next probe mail goes to it again, and with it all that waits. */
 static void run(const struct outage *outage, unsigned outage_s, struct sim_tally *tally)
 {
     struct sim_world *w = sim_world_create(tally->worlds + 1);

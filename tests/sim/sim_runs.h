@@ -15,16 +15,16 @@ struct sim_tally {
 /* A world made of `seed` alone, run to its end. Ends the process where an invariant breaks. */
 void sim_run_seed(uint64_t seed, bool shows_trace, struct sim_tally *tally);
 
-/* The same, run twice: ends the process at the first thing that was not as in the first run (sim_trail.h).
- * Counts once. */
+/* The same, run twice: ends the process at the first thing that was not as in the first run
+ * (sim_trail.h). Counts once. */
 void sim_run_seed_twice(uint64_t seed, struct sim_tally *tally);
 
 /* The same dialogue, over and over: the first exchange falls silent, closes, resets or answers 421
  * behind each single byte that it says, and each that it hears. */
 void sim_run_bytes(struct sim_tally *tally);
 
-/* Several messages over one connection, one behind the other and in flight together, with a fault at every byte of
- * all that; and exchanges that do not take what is sent ahead. */
+/* Several messages over one connection, one behind the other and in flight together, with a fault
+ * at every byte of all that; and exchanges that do not take what is sent ahead. */
 void sim_run_pipeline(struct sim_tally *tally);
 
 /* Well exchanges, and fewer connections than there is mail for. */

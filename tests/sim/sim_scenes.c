@@ -1,5 +1,5 @@
-/* What bulk senders meet, scene by scene: exchanges that answer 4xx beside slow ones, that say nothing at a
- * content's end, that take long over it. */
+/* What bulk senders meet, scene by scene: exchanges that answer 4xx beside slow ones, that say
+ * nothing at a content's end, that take long over it. */
 #include "tests/sim/sim_runs.h"
 
 enum { CONTENT_BYTES = 400, SECOND_US = 1000000, SOON_S = 20 };
@@ -76,8 +76,8 @@ static unsigned count_held_up(unsigned soon_s)
     return count;
 }
 
-/* The first exchange takes its time over MAIL, the others ask to come later: each of them is asked once, and the
- * slow one has the last word. */
+/* The first exchange takes its time over MAIL, the others ask to come later: each of them is asked
+ * once, and the slow one has the last word. */
 static void who_said_later_is_not_asked_again(struct sim_tally *tally)
 {
     enum { SLOW_S = 200 };
@@ -95,7 +95,8 @@ static void who_said_later_is_not_asked_again(struct sim_tally *tally)
     end(w, tally);
 }
 
-/* For each message of a connection, and not for its first alone, one other exchange is asked at once. */
+/* For each message of a connection, and not for its first alone, one other exchange is
+ * asked at once. */
 static void each_message_that_is_put_off_goes_to_the_other(unsigned lanes, struct sim_tally *tally)
 {
     enum { MESSAGES = 100 };
@@ -154,9 +155,10 @@ static void long_over_the_dot_is_its_usual_pace(struct sim_tally *tally)
     end(w, tally);
 }
 
-/* As many connections as may be are parked at the one that says nothing behind the dot (the invariants count
- * them), so what the slow one carries is not raced there any more; and when that one asks to come later, after
- * all, the message is put off: it does not wait for those that are parked. */
+/* As many connections as may be are parked at the one that says nothing behind the dot (the
+ * invariants count them), so what the slow one carries is not raced there any more; and when
+ * that one asks to come later, after all, the message is put off: it does not wait for those
+ * that are parked. */
 static void a_crowded_exchange_gets_no_more(struct sim_tally *tally)
 {
     enum { MESSAGES = 20, SLOW_S = 8, PARKED_S = 600 };
@@ -175,8 +177,8 @@ static void a_crowded_exchange_gets_no_more(struct sim_tally *tally)
     end(w, tally);
 }
 
-/* Domains that share their exchanges, which take one domain at a time, as Google's do: one transaction for each,
- * at once. */
+/* Domains that share their exchanges, which take one domain at a time, as Google's do: one
+ * transaction for each, at once. */
 static void one_domain_at_a_time_is_found_out_at_once(struct sim_tally *tally)
 {
     enum { DOMAINS = 6, RECIPIENTS = 3 };

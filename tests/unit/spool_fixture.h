@@ -13,8 +13,8 @@ void remove_spool(const char *path);
 /* Opens the spool, failing the test with the error's text. */
 struct store *open_spool(const char *path, uint64_t map_bytes, uint64_t free_floor_bytes);
 
-/* Appends an encoded envelope from s@example.org for the NULL-terminated recipients (local@domain).
- */
+/* Appends an encoded envelope from s@example.org for the NULL-terminated recipients
+ * (local@domain). */
 void encode_envelope(struct buf *out, uint64_t id, uint64_t arrived_wall_ms,
                      const char *const *recipients);
 

@@ -57,8 +57,8 @@ static void a_refusing_greeting_fails_as_refusing(void **state)
                       "F: REFUSING 521 5.3.2 accepts no mail\n");
 }
 
-/* Postfix's postscreen sends the first line of its greeting at once, as a trap, and takes it back where
- * a block list names the client. */
+/* Postfix's postscreen sends the first line of its greeting at once, as a trap, and takes it back
+ * where a block list names the client. */
 static void a_greeting_that_is_taken_back_is_refusing_or_busy(void **state)
 {
     (void)state;

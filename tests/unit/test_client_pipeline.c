@@ -1,4 +1,5 @@
-/* The client machine with more than one transaction under way: behind a content's end, and by BDAT. */
+/* The client machine with more than one transaction under way: behind a content's end,
+ * and by BDAT. */
 #include "tests/unit/smtp_dialogue.h"
 
 #include <setjmp.h>
@@ -8,8 +9,8 @@
 
 /* ---- one behind the other ---- */
 
-/* RFC 2920 3.1: the end of a content may be the first of a group, and RFC 5321 4.1.1.4: it clears the
- * server's buffers, whatever its reply. */
+/* RFC 2920 3.1: the end of a content may be the first of a group, and RFC 5321 4.1.1.4: it clears
+ * the server's buffers, whatever its reply. */
 static void the_next_one_follows_in_the_write_of_a_contents_end(void **state)
 {
     (void)state;

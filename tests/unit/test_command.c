@@ -102,7 +102,8 @@ static void lines_are_what_the_grammar_says(void **state)
         check(&lines[i], false);
 }
 
-/* VERP and SRS make local parts of more than 64 bytes; the path has its bound, with its brackets. */
+/* VERP and SRS make local parts of more than 64 bytes; the path has its bound, with
+ * its brackets. */
 static void a_local_part_may_fill_the_path(void **state)
 {
     (void)state;

@@ -1,5 +1,5 @@
-/* The configuration: what is refused, what becomes of a value, what a reload may change. That the keys are what
- * the commented example says is test_example's. */
+/* The configuration: what is refused, what becomes of a value, what a reload may change. That the
+ * keys are what the commented example says is test_example's. */
 #include "core/config/config.h"
 
 #include <setjmp.h>

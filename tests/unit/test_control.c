@@ -1,5 +1,5 @@
-/* The control socket: whatever a client writes, each line has one answer that ends with "done", what is
- * wrong is told and changes nothing, and no client holds more than its share. */
+/* The control socket: whatever a client writes, each line has one answer that ends with "done",
+ * what is wrong is told and changes nothing, and no client holds more than its share. */
 #include "workers/control.h"
 
 #include "core/base/clock.h"

@@ -1,5 +1,5 @@
-/* Notices (smtp/dsn.h): who is told of what (RFC 3461), and the multipart/report they get (RFC 3462,
- * 3464, 6533), also where every word in it was written by somebody hostile. */
+/* Notices (smtp/dsn.h): who is told of what (RFC 3461), and the multipart/report they get (RFC
+ * 3462, 3464, 6533), also where every word in it was written by somebody hostile. */
 #include "smtp/dsn.h"
 
 #include <setjmp.h>
@@ -210,8 +210,8 @@ static void addresses_beyond_ascii_make_a_global_report(void **state)
     assert_true(n.envelope.flags & ENVELOPE_SMTPUTF8);
 }
 
-/* RFC 3464 2.1, RFC 2045 6.2: a part without an encoding of its own is 7-bit, whatever its container
- * says. */
+/* RFC 3464 2.1, RFC 2045 6.2: a part without an encoding of its own is 7-bit, whatever its
+ * container says. */
 static void each_part_is_7bit_or_says_that_it_is_not(void **state)
 {
     (void)state;

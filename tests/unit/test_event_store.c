@@ -224,7 +224,8 @@ static void a_new_webhook_begins_with_what_comes_from_now_on(void **state)
     expect(f, 1, 3, 1);
 }
 
-/* A file that was cut short raises in whoever reads its map what a disk does that fails to read: SIGBUS. */
+/* A file that was cut short raises in whoever reads its map what a disk does that fails to
+ * read: SIGBUS. */
 static void events_that_cannot_be_read_are_told_of_and_end_the_process(void **state)
 {
     struct fixture *f = *state;

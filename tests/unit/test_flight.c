@@ -415,8 +415,8 @@ static bool stall(struct flight *f, const struct model *m, int s)
     return true;
 }
 
-/* Refused at MAIL or RCPT: by lane.c's rule it counts at once only where no other one carries on.
- */
+/* Refused at MAIL or RCPT: by lane.c's rule it counts at once only where no other one
+ * carries on. */
 static bool refuse(struct flight *f, struct model *m, int s, const char *reply)
 {
     if (m->stages[s] == IDLE)

@@ -1,4 +1,5 @@
-/* What the health table remembers and what it forgets, where addresses are more than it has room for. */
+/* What the health table remembers and what it forgets, where addresses are more than it
+ * has room for. */
 #include "tests/unit/health_fixture.h"
 
 static void addresses_that_share_a_neighbourhood_are_told_apart(void **state)
@@ -30,7 +31,8 @@ static void oldest_healthy_entry_is_forgotten_first(void **state)
     health_destroy(&h);
 }
 
-/* Addresses that refused once, years ago or an attacker's, must not crowd out those that carry mail. */
+/* Addresses that refused once, years ago or an attacker's, must not crowd out those
+ * that carry mail. */
 static void what_was_unwell_long_ago_is_forgotten_before_what_is_well_now(void **state)
 {
     (void)state;

@@ -1,4 +1,5 @@
-/* Whether new mail is taken: each limit closes it, says which it was, and holds until 5 % are free. */
+/* Whether new mail is taken: each limit closes it, says which it was, and holds until
+ * 5 % are free. */
 #include "workers/intake.h"
 
 #include "core/base/clock.h"
@@ -108,7 +109,8 @@ static void a_full_queue_refuses_at_once_and_until_a_twentieth_is_free(void **st
     destroy(w);
 }
 
-/* All that is queued is of one domain, 40 recipients in 20 messages: four times as much as may be left. */
+/* All that is queued is of one domain, 40 recipients in 20 messages: four times as much as
+ * may be left. */
 static void a_domain_with_more_than_its_share_is_refused_and_others_are_not(void **state)
 {
     (void)state;

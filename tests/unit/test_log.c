@@ -1,5 +1,5 @@
-/* The log: every line is one JSON object whatever is put into it, and a file that takes nothing costs
- * lines, never a thread. */
+/* The log: every line is one JSON object whatever is put into it, and a file that takes nothing
+ * costs lines, never a thread. */
 #include "core/log.h"
 
 #include <fcntl.h>

@@ -1,6 +1,6 @@
-/* Messages made for many recipients: templates are filled in for where they stand, header fields are
- * folded and encoded, parts are built or found, and nothing a value says becomes structure. What
- * comes out is read back by a parser that is not ours in tests/e2e/test_http.py. */
+/* Messages made for many recipients: templates are filled in for where they stand, header fields
+ * are folded and encoded, parts are built or found, and nothing a value says becomes structure.
+ * What comes out is read back by a parser that is not ours in tests/e2e/test_http.py. */
 #include "smtp/mime/encode.h"
 #include "smtp/mime/message.h"
 

@@ -1,6 +1,6 @@
 /* From what an exchange said, at which command, to what becomes of the recipient: the fault table
- * of workers/README.md, with the notices it causes. The replies go through the real protocol machine and a
- * real flight; the committer is this file. */
+ * of workers/README.md, with the notices it causes. The replies go through the real protocol
+ * machine and a real flight; the committer is this file. */
 #include "workers/outbound/outcome.h"
 
 #include "tests/unit/spool_fixture.h"
@@ -484,7 +484,8 @@ static void one_notice_speaks_of_all_who_failed_and_returns_the_content(void **s
     destroy(w);
 }
 
-/* Returned mail must not get lost for its size: neither the content's nor the number of recipients. */
+/* Returned mail must not get lost for its size: neither the content's nor the number
+ * of recipients. */
 static void the_largest_messages_have_their_notices_too(void **state)
 {
     (void)state;

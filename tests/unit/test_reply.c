@@ -9,8 +9,8 @@
 
 enum { HEARD_SIZE = 4096 };
 
-/* What the parser said of an input: its status, the bytes it used, the reply, the lines it heard.
- */
+/* What the parser said of an input: its status, the bytes it used, the reply, the
+ * lines it heard. */
 struct result {
     enum smtp_reply_status status;
     size_t used;

@@ -324,7 +324,8 @@ static void held_mail_waits_for_its_release_beyond_the_age_limit(void **state)
     destroy(w);
 }
 
-/* The ring is small beside what an operator may have marked by mistake: the rest waits for room in it. */
+/* The ring is small beside what an operator may have marked by mistake: the rest waits
+ * for room in it. */
 static void a_hold_takes_back_a_bounce_that_has_not_gone_out(void **state)
 {
     (void)state;
@@ -709,7 +710,8 @@ static void a_restart_takes_up_where_it_stopped(void **state)
     destroy(w);
 }
 
-/* The wall clock is set by `jump` between two runs of a process's life; it is `wall` that is read. */
+/* The wall clock is set by `jump` between two runs of a process's life; it is `wall`
+ * that is read. */
 static int run_at(struct world *w, uint64_t now, int64_t jump)
 {
     w->now = now;

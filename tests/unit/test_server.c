@@ -156,8 +156,8 @@ static void feed(struct play *p, struct slice input)
     }
 }
 
-/* Feeds `input` in pieces; the first one has `first` bytes, each other `size`. The exact-size copies
- * let the address sanitizer see a read beyond a piece. */
+/* Feeds `input` in pieces; the first one has `first` bytes, each other `size`. The exact-size
+ * copies let the address sanitizer see a read beyond a piece. */
 static void check_cut(const char *input, size_t len, size_t first, size_t size, const char *wanted)
 {
     struct play p;
@@ -306,7 +306,8 @@ static void limits_are_told_and_the_dialogue_goes_on(void **state)
     CHECK(table);
 }
 
-/* Others of the transaction go on; where none is left, what was pipelined behind it is no mistake. */
+/* Others of the transaction go on; where none is left, what was pipelined behind it is
+ * no mistake. */
 static void a_recipient_whose_domain_has_its_share_is_refused_alone(void **state)
 {
     (void)state;
@@ -326,8 +327,8 @@ static void a_recipient_whose_domain_has_its_share_is_refused_alone(void **state
 #undef NONE_REPLIES
 }
 
-/* A list of recipients may hold more bad addresses than a program may make mistakes: the others' message
- * is taken all the same. */
+/* A list of recipients may hold more bad addresses than a program may make mistakes: the others'
+ * message is taken all the same. */
 static void bad_addresses_are_no_mistakes_of_the_client(void **state)
 {
     (void)state;

@@ -24,13 +24,13 @@
 
 struct http;
 
-/* Reads certificate, key and tokens of `config` (borrowed for its life) with the rights that the process
- * has now: where it was started as root, none but root need be able to read them. Nothing runs yet.
- * NULL with `error`. */
+/* Reads certificate, key and tokens of `config` (borrowed for its life) with the rights that the
+ * process has now: where it was started as root, none but root need be able to read them. Nothing
+ * runs yet. NULL with `error`. */
 struct http *http_create(const struct config *config, struct error *error);
 
-/* Binds the listeners and answers: not ready yet. `log` (or NULL) is borrowed for its life. False with
- * `error`; http_stop and http_destroy are due in both cases. */
+/* Binds the listeners and answers: not ready yet. `log` (or NULL) is borrowed for its life. False
+ * with `error`; http_stop and http_destroy are due in both cases. */
 bool http_start(struct http *h, struct log *log, struct error *error);
 
 /* The engine runs: requests are served from its `parts` and by `control`, borrowed until http_stop.
@@ -39,12 +39,12 @@ bool http_serve(struct http *h, const struct worker_parts *parts, struct control
                 struct error *error);
 
 /* A new configuration, which must outlive it: limits and tokens. False with `error` where the token
- * file cannot be used, for instance because only root may read it and the relay is root no more; the
- * former tokens then hold on, and all else is taken over. */
+ * file cannot be used, for instance because only root may read it and the relay is root no more;
+ * the former tokens then hold on, and all else is taken over. */
 bool http_reload(struct http *h, const struct config *config, struct error *error);
 
-/* Has every injection and operation its answer, and has the client taken it? Injections that come while
- * the relay drains are refused. */
+/* Has every injection and operation its answer, and has the client taken it? Injections that come
+ * while the relay drains are refused. */
 bool http_is_quiet(struct http *h);
 
 /* Ends what is under way, with an answer where one can be given, and the threads; clients have a

@@ -40,12 +40,12 @@ struct inject_recipient {
     bool is_utf8;
 };
 
-/* How many values the JSON text holds, about, without reading it: each takes memory when it is read,
- * some INJECT_VALUE_BYTES with its share of what holds it. */
+/* How many values the JSON text holds, about, without reading it: each takes memory when it is
+ * read, some INJECT_VALUE_BYTES with its share of what holds it. */
 size_t inject_values(struct slice body);
 
-/* Reads `body`; it may be freed behind it. `boundary` as mime_from_parts wants it. False with `error`,
- * which names the member; inject_fini is due in both cases. */
+/* Reads `body`; it may be freed behind it. `boundary` as mime_from_parts wants it. False with
+ * `error`, which names the member; inject_fini is due in both cases. */
 bool inject_read(struct inject *i, struct slice body, const char *boundary, struct error *error);
 void inject_fini(struct inject *i);
 

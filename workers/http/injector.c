@@ -512,8 +512,8 @@ static bool post_receipt(struct injection *i)
     return true;
 }
 
-/* Has this key been used? Then for the same request, whose marks say what is stored. Returns 0, or a
- * status with `text`. */
+/* Has this key been used? Then for the same request, whose marks say what is stored. Returns 0, or
+ * a status with `text`. */
 static unsigned look_up_key(struct injection *i, const char *key, const char **text)
 {
     struct injector *j = i->injector;
@@ -642,8 +642,8 @@ static void read_request(struct injection *i)
     atomic_fetch_add(&j->shared.requests, 1);
 }
 
-/* What JSON says in a few bytes takes many times as much when it is read: so all injections together
- * may hold http.memory_max of it, or one alone. False: not now. */
+/* What JSON says in a few bytes takes many times as much when it is read: so all injections
+ * together may hold http.memory_max of it, or one alone. False: not now. */
 static bool take_memory(struct injection *i)
 {
     _Atomic uint64_t *held = &i->injector->all->shared.memory;

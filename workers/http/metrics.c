@@ -39,8 +39,8 @@ static void gauge(struct buf *out, const char *name, const char *help, uint64_t 
     sample(out, name, value);
 }
 
-/* A histogram's samples; `label` is "" or `name="value"`. Buckets are cumulative: those below the first
- * that is shown are in it. */
+/* A histogram's samples; `label` is "" or `name="value"`. Buckets are cumulative: those below the
+ * first that is shown are in it. */
 static void timed(struct buf *out, const char *name, const char *label,
                   const struct histogram_reading *r, uint64_t first_us, uint64_t last_us)
 {

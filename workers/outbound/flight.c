@@ -174,8 +174,9 @@ static bool worth_another_exchange(const struct reply *r, bool others_awaited)
     return r->class == 4 && (others_awaited || (r->subject != 2 && r->subject != 7));
 }
 
-/* Put off, beside recipients of other domains that were taken, while none of its own was: some exchanges take
- * one domain in a transaction (Google's say 451 4.3.0 to all others), and which, goes by who comes first. */
+/* Put off, beside recipients of other domains that were taken, while none of its own was: some
+ * exchanges take one domain in a transaction (Google's say 451 4.3.0 to all others), and which,
+ * goes by who comes first. */
 static bool is_of_a_second_domain(const struct flight *f, const struct reply *replies, uint32_t i)
 {
     if (f->one_domain || !worth_another_exchange(&replies[i], false))

@@ -23,7 +23,8 @@
 
 struct session;
 
-/* Verdicts of exchanges that are remembered, so that each is asked once while a slow one is awaited. */
+/* Verdicts of exchanges that are remembered, so that each is asked once while a slow
+ * one is awaited. */
 enum { FLIGHT_ASKED_MAX = 8 };
 
 enum flight_progress { FLIGHT_UNTRIED, FLIGHT_ELSEWHERE, FLIGHT_FINAL };
@@ -60,8 +61,7 @@ struct flight {
 };
 
 /* Binds the deliveries of `list` (emptied; all of one message). NULL with `list` untouched: the
- * record cannot be read
- * (`*damaged_out`) or memory ran out. */
+ * record cannot be read (`*damaged_out`) or memory ran out. */
 struct flight *flight_create(struct link *list, struct store_reader *reader, uint64_t now_ms,
                              bool *damaged_out);
 void flight_destroy(struct flight **f); /* its deliveries have gone to their outcomes */
@@ -69,8 +69,8 @@ void flight_destroy(struct flight **f); /* its deliveries have gone to their out
 /* Gives its deliveries back, and is gone: only while it is untouched. */
 void flight_undo(struct flight **f, struct link *deliveries_out);
 
-/* Chooses the recipients of the next transaction: the first `max` untried (of one domain, where only such a
- * batch is taken). Returns how many. */
+/* Chooses the recipients of the next transaction: the first `max` untried (of one domain, where
+ * only such a batch is taken). Returns how many. */
 uint32_t flight_next_batch(struct flight *f, uint32_t max);
 
 /* One recipient's progress and reply; not for one that is final already (asserted). */
@@ -112,8 +112,8 @@ bool flight_is_untouched(const struct flight *f);
 /* Is there anybody left for a next transaction? */
 bool flight_has_untried(const struct flight *f);
 
-/* What is not final yet becomes final with `reply` (or with its own last reply where it has one).
- */
+/* What is not final yet becomes final with `reply` (or with its own last reply where
+ * it has one). */
 void flight_give_up(struct flight *f, const struct reply *reply);
 
 #endif
