@@ -12,7 +12,8 @@ import subprocess
 import threading
 import time
 
-from harness import E2ETest, ORIGIN, PATIENT, Relay, WAIT_LIMIT, World, main, message, onward, to_yaml, wait_until
+from harness import (BINARY, E2ETest, ORIGIN, PATIENT, Process, Relay, WAIT_LIMIT, World, main, message, onward, to_yaml,
+                     wait_until)
 
 SENDER = f"sender@postbox.{ORIGIN}"
 
@@ -113,6 +114,15 @@ class Starting(E2ETest):
         relay = world.start()
         self.assertEqual(stat.S_IMODE(os.stat(relay.config["spool"]["path"]).st_mode), 0o700)
         self.assertEqual(stat.S_IMODE(os.stat(relay.config["control"]["socket"]).st_mode), 0o600)
+
+    def test_started_without_standard_descriptors_it_gives_them_to_nothing_else(self) -> None:
+        world = self.world(log={"path": "-"})
+        relay = world.relay
+        relay.process = Process(["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', BINARY, "serve", "-c", relay.config_path],
+                                relay.folder, "onward-closed")
+        wait_until(relay._greets, "the relay's greeting")
+        for fd in (0, 1, 2):
+            self.assertEqual(os.readlink(f"/proc/{relay.process.pid}/fd/{fd}"), "/dev/null")
 
     def test_version_and_help(self) -> None:
         for words in (("--version",), ("help",), ("help", "trace"), ("trace", "--help"), ("check-config", "--help")):

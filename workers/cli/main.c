@@ -1,5 +1,6 @@
 #include "workers/cli/cli.h"
 
+#include <fcntl.h>
 #include <jemalloc/jemalloc.h>
 #include <lmdb.h>
 #include <locale.h>
@@ -9,6 +10,7 @@
 #include <string.h>
 #include <sysexits.h>
 #include <unbound.h>
+#include <unistd.h>
 #include <yaml.h>
 
 struct command {
@@ -132,8 +134,21 @@ static const struct command *find_command(const char *name)
     return NULL;
 }
 
+/* Who starts us with one of them closed would have it given to a file or socket, which then would get what is
+ * written to standard error. */
+static void hold_standard_descriptors(void)
+{
+    int fd;
+    do {
+        fd = open("/dev/null", O_RDWR);
+    } while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        (void)close(fd);
+}
+
 int main(int argc, char **argv)
 {
+    hold_standard_descriptors();
     (void)setlocale(LC_CTYPE, "");
     const char *slash = strrchr(argv[0], '/');
     if (is(slash != NULL ? slash + 1 : argv[0], "sendmail"))
