@@ -387,6 +387,22 @@ class SlowClients(LimitTest):
         self.still_serves(world, relay, recipient)
         self.assertEqual(len(world.exchanges.accepted()), 1)
 
+    def test_a_session_ends_at_its_limit_but_not_in_the_midst_of_a_content(self) -> None:
+        session_s = 2
+        world, relay, recipient = self.relay(submission={"session_timeout": f"{session_s}s"})
+        began = time.monotonic()
+        with relay.socket() as sock:
+            sock.sendall(up_to_data(SENDER, recipient))
+            answer = b""
+            while b"\r\n354 " not in answer:
+                answer += sock.recv(4096)
+            while time.monotonic() < began + session_s + 1:  # nothing is said meanwhile
+                self.assertEqual(select.select([sock], [], [], 0.1)[0], [])
+                sock.sendall(b"a line\r\n")
+            sock.sendall(b".\r\n")
+            self.assertRegex(read_all(sock), rb"^250 2\.0\.0 [^\r\n]*\r\n421 4\.4\.2 ")
+        wait_until(world.exchanges.accepted, "the message")
+
     def test_a_client_that_does_not_read_its_replies_is_held_back_and_then_served(self) -> None:
         world, relay, recipient = self.relay()
         before = relay.resident_kb()

@@ -157,7 +157,8 @@ void submission_open(struct inbound *i, int fd, const struct address *peer, unsi
 /* ---- deadlines ---- */
 
 /* The nearest of the deadlines. Bytes that arrive only push it away, so it is not armed anew for
- * each. */
+ * each. The session's own waits for the end of a content, which has a limit: who keeps a connection for all
+ * its mail loses no message to it. */
 static uint64_t next_deadline(const struct submission *s)
 {
     const struct config *c = s->worker->config;
@@ -167,7 +168,7 @@ static uint64_t next_deadline(const struct submission *s)
     uint64_t unit_at = s->unit_began_ms + unit_limit;
     uint64_t session_at = s->opened_ms + c->submission.session_timeout_ms;
     uint64_t due = idle_at < unit_at ? idle_at : unit_at;
-    return session_at < due ? session_at : due;
+    return !s->in_content && session_at < due ? session_at : due;
 }
 
 static void begin_unit(struct submission *s, bool content)
