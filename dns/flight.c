@@ -158,7 +158,9 @@ static void ask_addresses(struct flight *f)
 static void on_timer(struct timer *timer, void *owner)
 {
     (void)owner;
-    flight_cut_short(CONTAINER_OF(timer, struct flight, timer));
+    struct flight *f = CONTAINER_OF(timer, struct flight, timer);
+    f->time_is_up = true;
+    stir(f);
 }
 
 static void shorten_to_grace(struct flight *f)
@@ -226,12 +228,6 @@ void flight_start(struct flight *f, struct flight_deck *deck, struct slice domai
     timer_init(&f->timer, on_timer);
     timer_arm(deck->timers, &f->timer, clock_mono_ms() + deck->limit_ms);
     ask(&f->mx, f->draft.domain);
-}
-
-void flight_cut_short(struct flight *f)
-{
-    f->time_is_up = true;
-    stir(f);
 }
 
 void flight_fini(struct flight *f)

@@ -72,9 +72,6 @@ void flight_deck_run(struct flight_deck *d);
  * never from here. */
 void flight_start(struct flight *f, struct flight_deck *deck, struct slice domain);
 
-/* Its time is up now: it lands at the next flight_deck_run. */
-void flight_cut_short(struct flight *f);
-
 /* Cancels what is still asked and frees what the flight owns, save itself; its route as well. At
  * any time. */
 void flight_fini(struct flight *f);

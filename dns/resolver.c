@@ -20,10 +20,10 @@ enum { SEARCH_BUCKETS = 4096 };
  *
  *   IN_LINE -> QUICK -> landed           as long as there are few
  *              QUICK -> SLOW -> landed   where it keeps others in line for more than RESOLVER_QUICK_MS
- *                       SLOW -> GIVEN_UP where more are slow than may be: the longest in the air
  *
- * So name servers that never answer hold up nobody else's mail. */
-enum search_place { IN_LINE, QUICK, SLOW, GIVEN_UP, PLACES };
+ * So name servers that never answer hold up nobody else's mail, unless very many do. None is given up
+ * early for it: libunbound would go on asking all the same, and keep its sockets. */
+enum search_place { IN_LINE, QUICK, SLOW, PLACES };
 
 /* One domain being looked up, or waiting in line for it, and all who asked. */
 struct search {
@@ -137,21 +137,19 @@ static void fly(struct resolver *r, struct search *s)
     flight_start(&s->flight, &r->deck, slice_str(s->domain));
 }
 
-/* Takes the oldest quick flight for a slow one. False where it is not yet: the timer tells. */
+/* Takes the oldest quick flight for a slow one. False where it is not yet, which the timer tells, or
+ * where there are too many. */
 static bool make_way(struct resolver *r)
 {
     struct search *s = first_of(r, QUICK);
+    if (r->counts[SLOW] == r->slow_max)
+        return false;
     uint64_t slow_ms = s->took_off_us / 1000 + RESOLVER_QUICK_MS;
     if (clock_mono_ms() < slow_ms) {
         timer_arm(event_base_timers(r->base), &r->way_timer, slow_ms);
         return false;
     }
     place(r, s, SLOW);
-    if (r->counts[SLOW] > r->slow_max) {
-        s = first_of(r, SLOW);
-        place(r, s, GIVEN_UP);
-        flight_cut_short(&s->flight);
-    }
     return true;
 }
 
@@ -422,7 +420,7 @@ static bool fill(struct resolver *r, const struct resolver_options *o, struct er
     for (int i = 0; i < SEARCH_BUCKETS; i++)
         list_init(&r->buckets[i]);
     r->quick_max = o->flights_max > 0 ? o->flights_max : 1;
-    r->slow_max = r->quick_max / 2;
+    r->slow_max = r->quick_max * RESOLVER_SLOW_SHARE;
     if (!copy_rules(r, o, error))
         return false;
     r->cache = cache_create(o->cache_entries_max);

@@ -7,8 +7,8 @@
  * or waits for it. A flight: MX; then A and AAAA of every exchange side by side; or, where there is
  * no MX at all, A and AAAA of the domain itself (implicit MX). It has about 20 s, and once some
  * exchange has an address only 2 s more for the rest; what is not in by then counts as failed. Where
- * others wait in line for a flight, one of more than 2 s no longer counts against them, and of very many
- * such the longest in the air is given up: silent name servers hold up nobody else's mail.
+ * others wait in line for a flight, one of more than 2 s no longer counts against them, unless there are
+ * very many such: silent name servers hold up nobody else's mail.
  * Failures are routes too (ROUTE_FAILED) and are cached; but a temporary one never replaces a route
  * that still holds. A hot route is looked up again shortly before it expires. */
 #ifndef ONWARD_DNS_RESOLVER_H
@@ -21,8 +21,11 @@
 
 struct resolver;
 
-/* A flight that takes longer is slow. */
-enum { RESOLVER_QUICK_MS = 2000 };
+enum {
+    RESOLVER_QUICK_MS = 2000, /* a flight that takes longer is slow */
+    RESOLVER_SLOW_SHARE = 3,  /* of them there may be so many times as many as of others */
+    RESOLVER_SOCKETS = 2048,  /* what libunbound asks name servers from, at most */
+};
 
 /* A zone that is asked of servers of its own. */
 struct resolver_zone {
@@ -43,7 +46,7 @@ struct resolver_options {
     unsigned own_address_count;
     uint16_t delivery_port;
     bool use_ipv4, use_ipv6;
-    unsigned flights_max;       /* at once, and half as many slow ones; others wait their turn */
+    unsigned flights_max;       /* at once, besides slow ones; further domains wait their turn */
     uint32_t flight_limit_ms;   /* 20 s; counted from take-off */
     unsigned cache_entries_max; /* rounded up to a multiple of 16 */
 };

@@ -1,5 +1,6 @@
 #include "workers/engine.h"
 
+#include "core/base/assert.h"
 #include "core/base/clock.h"
 #include "core/base/memory.h"
 #include "core/base/net.h"
@@ -15,15 +16,17 @@
 #include <unistd.h>
 
 enum {
-    RESERVED_DESCRIPTORS =
-        1024 + 64, /* libunbound's outgoing-range (dns/context.c), files, eventfds */
-    FLIGHTS_MAX = 512,
+    RESERVED_DESCRIPTORS = RESOLVER_SOCKETS + 64, /* and files, eventfds */
+    FLIGHTS_MAX = 512,                            /* and its slow ones have a socket each */
     FLIGHT_LIMIT_MS = 20000,
     DEAF_MS = 100,     /* for handshakes under way to end, and to accept them */
     HANG_UP_MS = 1000, /* for the workers to do as they are told */
     LEAVING_MS = 5000, /* for another process to go, once its drain must be over */
     INTERFACE_ADDRESSES_MAX = 1024,
 };
+
+static_assert((int)FLIGHTS_MAX * (1 + (int)RESOLVER_SLOW_SHARE) <= (int)RESOLVER_SOCKETS,
+              "name servers that are silent leave sockets for the others");
 
 /* ---- called by the committer ---- */
 
