@@ -719,6 +719,16 @@ class Mailings(HttpTest):
             for sock in slow:
                 sock.close()
 
+    def test_clients_that_go_in_the_middle_of_a_request_leave_their_place_to_others(self) -> None:
+        self.start(self.http_world(request_timeout="10m", idle_timeout="10m", connections_max=20))
+        for _ in range(40):
+            with socket.create_connection(("127.0.0.1", self.port)) as sock:
+                sock.sendall(b"POST /api/inject/v1 HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request("GET", "/livez")
+        self.assertEqual(connection.getresponse().status, 200)
+        connection.close()
+
     def time_of_twenty(self, world: World, domain: str, name: str) -> float:
         began = time.monotonic()
         for n in range(20):
