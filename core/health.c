@@ -404,8 +404,8 @@ static bool is_held(const struct entry *e, uint64_t mono_ms)
     return LOAD(e->by_hand) != 0 && LOAD(e->again_ms) > mono_ms;
 }
 
-/* Does it say more than that the host is well? Not for ever: dead addresses that nobody asks for any more, be
- * they an attacker's or of years, would crowd out all that carry mail. */
+/* Does it say more than that the host is well? Not for ever: dead addresses that nobody asks for
+ * any more, be they an attacker's or of years, would crowd out all that carry mail. */
 static bool warns(const struct health *h, const struct entry *e, uint64_t mono_ms)
 {
     uint64_t used = LOAD(e->last_used_ms), again = LOAD(e->again_ms);
@@ -415,8 +415,8 @@ static bool warns(const struct health *h, const struct entry *e, uint64_t mono_m
            (distrusted && mono_ms < used + DISTRUST_MS);
 }
 
-/* Entries with open sessions stay, and so does an operator's word; what does not warn teaches least, and the
- * longest unused of that least of all. */
+/* Entries with open sessions stay, and so does an operator's word; what does not warn teaches
+ * least, and the longest unused of that least of all. */
 static uint64_t usefulness(const struct health *h, const struct entry *e, uint64_t mono_ms)
 {
     bool stays = LOAD(e->parked) > 0 || is_held(e, mono_ms);
@@ -461,8 +461,8 @@ static struct entry *choose_victim(const struct health *h, const struct key *k, 
     return least;
 }
 
-/* The address's entry, made where missing. NULL where all of the neighbourhood have open sessions, or stay
- * for an operator. */
+/* The address's entry, made where missing. NULL where all of the neighbourhood have open sessions,
+ * or stay for an operator. */
 static struct entry *find_or_make(struct health *h, const struct key *k, uint64_t mono_ms)
 {
     struct entry *e = find(h, k);

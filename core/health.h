@@ -3,9 +3,10 @@
  * It orders a route for each attempt and never removes from it: with all demoted, all are still
  * tried, least bad first. It is learned from by every session and read on every attempt, so reading
  * takes no lock: an entry is a handful of atomics in a fixed, open-addressed table keyed by IP
- * address; the least useful entry of a full neighbourhood is forgotten. One that warns of a host outlives
- * those of hosts that are well, but not for ever (health_options.demote_max_ms behind its time, or a day
- * where it says what the host is not trusted with): else dead addresses would fill the table.
+ * address; the least useful entry of a full neighbourhood is forgotten. One that warns of a host
+ * outlives those of hosts that are well, but not for ever (health_options.demote_max_ms behind its
+ * time, or a day where it says what the host is not trusted with): else dead addresses would fill
+ * the table.
  *
  *            silence (patience ran out)      silence again, no success between
  *   HEALTHY ----------------------------> SUSPECT ----------------------------> DEMOTED
@@ -19,8 +20,8 @@
  *
  * Success is a greeting and an accepted EHLO, nothing less (RFC 5321 4.5.4.1 asks for such a list;
  * a connect() that works proves nothing: that was the bug of the server this relay grew out of).
- * For a host that failed behind its EHLO it is more: it greets every time, and hangs or closes every
- * time, so only an answered transaction clears it. */
+ * For a host that failed behind its EHLO it is more: it greets every time, and hangs or closes
+ * every time, so only an answered transaction clears it. */
 #ifndef ONWARD_CORE_HEALTH_H
 #define ONWARD_CORE_HEALTH_H
 
@@ -131,9 +132,9 @@ struct health_change health_tell(struct health *h, const struct address *a, enum
 void health_learn(struct health *h, const struct address *a, enum health_phase phase, uint32_t ms);
 
 /* How long to wait in this phase before the next exchange is tried: a multiple of the usual
- * latency, between the two bounds; the longest for a stranger, the shortest for a suspect. In COMMIT,
- * where nothing is raced, it says when to look elsewhere for what waits behind: the longest for a
- * stranger, else that multiple without an upper bound. Lock-free. */
+ * latency, between the two bounds; the longest for a stranger, the shortest for a suspect. In
+ * COMMIT, where nothing is raced, it says when to look elsewhere for what waits behind: the longest
+ * for a stranger, else that multiple without an upper bound. Lock-free. */
 uint32_t health_patience_ms(const struct health *h, const struct address *a,
                             enum health_phase phase);
 
@@ -144,11 +145,11 @@ uint32_t health_patience_ms(const struct health *h, const struct address *a,
  *   4 runs           and contents along with their envelopes, one at a time (`bdat`)
  *   8 more by BDAT   and two of those in flight (`window`); one more for each 8 further ones
  *
- * Any failure of the table above starts the runs anew. A host that lost its connection with contents
- * unanswered, or answered them out of place, has its window and BDAT taken away for good; one that
- * answers nothing sent behind a content's end, twice running, gets nothing behind it any more. For
- * good is until it is cleared by hand, or forgotten. A host that takes long over a content's end gets
- * nothing behind it now: there is nothing to gain by it. */
+ * Any failure of the table above starts the runs anew. A host that lost its connection with
+ * contents unanswered, or answered them out of place, has its window and BDAT taken away for good;
+ * one that answers nothing sent behind a content's end, twice running, gets nothing behind it any
+ * more. For good is until it is cleared by hand, or forgotten. A host that takes long over a
+ * content's end gets nothing behind it now: there is nothing to gain by it. */
 struct health_trust {
     bool behind, bdat;
     unsigned window; /* transactions in flight: 1 to `window_max` */
@@ -169,15 +170,16 @@ enum health_showing {
 /* Lock-free, as health_learn is. */
 void health_show(struct health *h, const struct address *a, enum health_showing what);
 
-/* A demoted host whose time is up: a number for exactly one caller, 0 for all others. That one probes it
- * and must end with health_tell, or health_probe_drop where no verdict was reached. A claim that is never
- * answered lapses after 60 s; to drop one that has its verdict, or has lapsed, is harmless. */
+/* A demoted host whose time is up: a number for exactly one caller, 0 for all others. That one
+ * probes it and must end with health_tell, or health_probe_drop where no verdict was reached. A
+ * claim that is never answered lapses after 60 s; to drop one that has its verdict, or has lapsed,
+ * is harmless. */
 uint64_t health_claim_probe(struct health *h, const struct address *a, uint64_t mono_ms);
 void health_probe_drop(struct health *h, const struct address *a, uint64_t claim);
 
-/* Two bits that stand for this address in a set of addresses kept as a 64-bit mask. Others may share
- * them: who finds them in a set knows only that the address may be in it. Nobody outside can choose
- * addresses that do. */
+/* Two bits that stand for this address in a set of addresses kept as a 64-bit mask. Others may
+ * share them: who finds them in a set knows only that the address may be in it. Nobody outside can
+ * choose addresses that do. */
 uint64_t health_mark(const struct health *h, const struct address *a);
 
 /* A session to this address was opened (+1) or closed (-1) at this moment. */

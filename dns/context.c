@@ -19,8 +19,8 @@ struct setting {
 /* Measured with libunbound 1.17.1; its own defaults are for programs that look up a name now and
  * then. */
 static const struct setting basics[] = {
-    /* RESOLVER_SOCKETS: 16 allow 315 look-ups a second at 50 ms, and a name server that never answers
-     * keeps one for a quarter of a minute. */
+    /* RESOLVER_SOCKETS: 16 allow 315 look-ups a second at 50 ms, and a name server that never
+     * answers keeps one for a quarter of a minute. */
     {"outgoing-range:", "2048"},
     {"outgoing-num-tcp:", "32"},
     {"msg-cache-size:", "64m"}, /* 1 MB always misses beyond 1,000 domains */

@@ -21,8 +21,8 @@ enum { SEARCH_BUCKETS = 4096 };
  *   IN_LINE -> QUICK -> landed           as long as there are few
  *              QUICK -> SLOW -> landed   where it keeps others in line for more than RESOLVER_QUICK_MS
  *
- * So name servers that never answer hold up nobody else's mail, unless very many do. None is given up
- * early for it: libunbound would go on asking all the same, and keep its sockets. */
+ * So name servers that never answer hold up nobody else's mail, unless very many do. None is given
+ * up early for it: libunbound would go on asking all the same, and keep its sockets. */
 enum search_place { IN_LINE, QUICK, SLOW, PLACES };
 
 /* One domain being looked up, or waiting in line for it, and all who asked. */
@@ -137,8 +137,8 @@ static void fly(struct resolver *r, struct search *s)
     flight_start(&s->flight, &r->deck, slice_str(s->domain));
 }
 
-/* Takes the oldest quick flight for a slow one. False where it is not yet, which the timer tells, or
- * where there are too many. */
+/* Takes the oldest quick flight for a slow one. False where it is not yet, which the timer tells,
+ * or where there are too many. */
 static bool make_way(struct resolver *r)
 {
     struct search *s = first_of(r, QUICK);

@@ -6,11 +6,11 @@
  * many ask, and answers every waiter's mailbox with the same route. No worker ever calls libunbound
  * or waits for it. A flight: MX; then A and AAAA of every exchange side by side; or, where there is
  * no MX at all, A and AAAA of the domain itself (implicit MX). It has about 20 s, and once some
- * exchange has an address only 2 s more for the rest; what is not in by then counts as failed. Where
- * others wait in line for a flight, one of more than 2 s no longer counts against them, unless there are
- * very many such: silent name servers hold up nobody else's mail.
- * Failures are routes too (ROUTE_FAILED) and are cached; but a temporary one never replaces a route
- * that still holds. A hot route is looked up again shortly before it expires. */
+ * exchange has an address only 2 s more for the rest; what is not in by then counts as failed.
+ * Where others wait in line for a flight, one of more than 2 s no longer counts against them,
+ * unless there are very many such: silent name servers hold up nobody else's mail. Failures are
+ * routes too (ROUTE_FAILED) and are cached; but a temporary one never replaces a route that still
+ * holds. A hot route is looked up again shortly before it expires. */
 #ifndef ONWARD_DNS_RESOLVER_H
 #define ONWARD_DNS_RESOLVER_H
 

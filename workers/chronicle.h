@@ -1,10 +1,11 @@
 /* What the views show besides figures and the health table: the last failures by reason, how each
- * exchange's health changed, who won and lost races, and figures over the last hour. `onward top` and
- * the web page read it through the control's "view" request (control_view.c).
+ * exchange's health changed, who won and lost races, and figures over the last hour. `onward top`
+ * and the web page read it through the control's "view" request (control_view.c).
  *
- * Everything in it is bounded and small, and written only where something fails, changes or connects,
- * never for a message that simply goes through. Any thread may call anything; one lock, held for a
- * few copies. Every function does nothing where the chronicle is NULL (`onward trace`, tests). */
+ * Everything in it is bounded and small, and written only where something fails, changes or
+ * connects, never for a message that simply goes through. Any thread may call anything; one
+ * lock, held for a few copies. Every function does nothing where the chronicle is NULL (`onward
+ * trace`, tests). */
 #ifndef ONWARD_WORKERS_CHRONICLE_H
 #define ONWARD_WORKERS_CHRONICLE_H
 
@@ -44,8 +45,8 @@ enum failure_kind {
 /* "exchange" and so on. Static storage. */
 const char *failure_kind_name(enum failure_kind kind);
 
-/* A failure, and how often the same one came: same kind, address, phase and code. The rest is of the
- * last one. */
+/* A failure, and how often the same one came: same kind, address, phase and code. The rest is of
+ * the last one. */
 struct failure {
     enum failure_kind kind;
     bool has_address;

@@ -199,7 +199,8 @@ static int start(struct relay *r, struct error *error)
     r->log = log_open(c->log.path, error);
     if (r->log == NULL)
         return EX_CANTCREAT;
-    /* First the spool: a process that leaves it is waited for, and until then has the sockets too. */
+    /* First the spool: a process that leaves it is waited for, and until then has the
+     * sockets too. */
     int status = engine_open(&r->engine, c, r->log, error);
     if (status != 0)
         return status;

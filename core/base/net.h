@@ -20,8 +20,9 @@ enum net_status {
     NET_NO_RESOURCES, /* descriptors, ports or memory ran out on our side */
 };
 
-/* Binds a listener that takes nobody yet; returns the descriptor, or -1 with `error`. Waits two seconds
- * for whoever has the address to leave. IPv6 sockets take IPv6 only, except the wildcard. */
+/* Binds a listener that takes nobody yet; returns the descriptor, or -1 with `error`.
+ * Waits two seconds for whoever has the address to leave. IPv6 sockets take IPv6 only,
+ * except the wildcard. */
 int net_bind(const struct address *a, struct error *error);
 
 /* From now on it takes callers. False with `error`. */
@@ -30,17 +31,16 @@ bool net_listen_bound(int fd, const struct address *a, struct error *error);
 /* Both. */
 int net_listen(const struct address *a, struct error *error);
 
-/* The kernel takes no further caller for this listener, and says nothing to it: it calls again a second
- * later, and by then is refused, or has the next process. Closing at once would reset whoever calls
- * between the last accept and the close. */
+/* The kernel takes no further caller for this listener, and says nothing to it: it calls again a
+ * second later, and by then is refused, or has the next process. Closing at once would reset
+ * whoever calls between the last accept and the close. */
 void net_listener_deafen(int fd);
 
 /* NET_OK, NET_AGAIN or NET_NO_RESOURCES. */
 enum net_status net_accept(int listener, int *fd_out, struct address *peer_out);
 
 /* Starts connecting from `source` (or NULL). NET_AGAIN means on its way; NET_OK connected already.
- * Only then is
- * `*fd_out` set. */
+ * Only then is `*fd_out` set. */
 enum net_status net_connect(const struct address *to, const struct address *source, int *fd_out);
 
 /* After the poller said writable: how the connect ended. */
@@ -63,7 +63,8 @@ void net_shutdown_write(int fd);
 /* Closes a descriptor; an error cannot be helped. */
 void net_close(int fd);
 
-/* The addresses of this machine's interfaces as they are now, at most `max`, port 0. Returns how many. */
+/* The addresses of this machine's interfaces as they are now, at most `max`, port 0.
+ * Returns how many. */
 unsigned net_interface_addresses(struct address *out, unsigned max);
 
 #endif

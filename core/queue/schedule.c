@@ -379,8 +379,9 @@ static struct delivery *create_delivery(struct message *m, struct domain *domain
     return d;
 }
 
-/* Where a message that is taken in has its deliveries, by what their recipients agree on: a long list of
- * recipients, at many domains in any order, still makes one delivery for each. A message of few does without. */
+/* Where a message that is taken in has its deliveries, by what their recipients agree on: a long
+ * list of recipients, at many domains in any order, still makes one delivery for each. A message of
+ * few does without. */
 struct sorter {
     struct delivery **slots; /* open addressing; NULL: none, or no memory for it */
     size_t mask;
@@ -398,7 +399,8 @@ static void sorter_init(struct sorter *sorter, uint32_t recipient_count)
     sorter->mask = slots - 1;
 }
 
-/* The slot with the delivery that fits, or that it is to have; NULL: too many others are in its way. */
+/* The slot with the delivery that fits, or that it is to have; NULL: too many others
+ * are in its way. */
 static struct delivery **slot_of(const struct sorter *sorter, const struct domain *domain,
                                  const struct standing *st)
 {
@@ -534,8 +536,8 @@ static void strand(struct schedule *s, struct delivery *d, uint64_t marks)
     d->domain->stranded_at |= marks;
 }
 
-/* Lets go what is stranded at this domain, behind `before` others. Returns how many that makes. What
- * is not let go before the exchange fails again goes anew with the next release. */
+/* Lets go what is stranded at this domain, behind `before` others. Returns how many that makes.
+ * What is not let go before the exchange fails again goes anew with the next release. */
 static uint64_t release_domain(struct schedule *s, struct domain *domain, uint64_t before)
 {
     for (struct link *l = domain->stranded.next, *next; l != &domain->stranded; l = next) {

@@ -30,7 +30,8 @@ enum {
     LOAD_MS = 5, /* of taking in the store's queue, before other work has its turn */
 };
 
-/* Ops that share a transaction; or several, one part after the other, where there is no room for all at once. */
+/* Ops that share a transaction; or several, one part after the other, where there is no room for
+ * all at once. */
 struct batch {
     struct commit_op *ops[BATCH_OPS_MAX];
     unsigned count;
@@ -192,8 +193,8 @@ static struct store_state state_after(const struct commit_op *op, uint32_t i)
     return s;
 }
 
-/* That it was put off is known in memory. A start without a record of it tries it anew, and sooner: which harms
- * nobody, unless more was to be remembered. */
+/* That it was put off is known in memory. A start without a record of it tries it anew, and sooner:
+ * which harms nobody, unless more was to be remembered. */
 static bool can_be_spared(const struct commit_op *op, uint32_t i)
 {
     return op->u.outcome.recipients[i].verdict == OUTCOME_DEFERRED &&
@@ -310,9 +311,9 @@ static bool make_tight(struct batch *b)
     return smaller;
 }
 
-/* New mail is refused first: outcomes free room, and what was accepted stays. What cannot be refused goes in
- * smaller parts, each of which frees room for the next. Then what can be spared is not written, and what is left
- * waits a little for whoever else uses up the room. */
+/* New mail is refused first: outcomes free room, and what was accepted stays. What cannot be
+ * refused goes in smaller parts, each of which frees room for the next. Then what can be spared is
+ * not written, and what is left waits a little for whoever else uses up the room. */
 static enum store_status commit_part(struct committer *c, struct batch *b)
 {
     const struct timespec pause = {.tv_nsec = NO_ROOM_WAIT_MS * 1000000L};
@@ -339,8 +340,8 @@ static void tell_damaged(struct committer *c, uint64_t id)
         c->options.on_damaged(c->options.context, id);
 }
 
-/* What became of taking a stored message into the schedule. Without memory for it, it is tried again,
- * and no new mail is taken meanwhile. */
+/* What became of taking a stored message into the schedule. Without memory for it, it is tried
+ * again, and no new mail is taken meanwhile. */
 static void note_added(struct committer *c, uint64_t id, enum schedule_added added)
 {
     bool missed = added == SCHEDULE_NO_MEMORY && c->missed_count < MISSED_MAX;
@@ -418,7 +419,8 @@ static void run_part(struct committer *c, struct batch *b)
     }
 }
 
-/* Outcomes are planned all together: each counts those of its message that stand before it, in whichever part. */
+/* Outcomes are planned all together: each counts those of its message that stand before it, in
+ * whichever part. */
 static void run_batch(struct committer *c, struct batch *b)
 {
     struct store *store = c->options.store;
@@ -459,8 +461,8 @@ static enum store_status edit_part(struct committer *c, struct commit_op *op, bo
     return context.status;
 }
 
-/* A part of the oldest edit. Where the store has no room for it, the operator is told; what was matched
- * so far may then stand as wished until the next start. */
+/* A part of the oldest edit. Where the store has no room for it, the operator is told; what was
+ * matched so far may then stand as wished until the next start. */
 static void edit_some(struct committer *c)
 {
     struct commit_op *op = c->edits_first;
@@ -482,8 +484,8 @@ static bool load_state(void *context, uint64_t id, uint32_t recipient, struct st
     return store_get_state(context, id, recipient, out);
 }
 
-/* Takes in some of it, of one snapshot: a long one keeps pages from reuse. What is submitted meanwhile
- * has higher ids. */
+/* Takes in some of it, of one snapshot: a long one keeps pages from reuse. What is submitted
+ * meanwhile has higher ids. */
 static void load_some(struct committer *c)
 {
     uint64_t until = clock_mono_ms() + LOAD_MS;
@@ -549,7 +551,8 @@ static void sleep_until_mail(struct committer *c, int wait_ms)
     mailbox_awake(&c->mailbox);
 }
 
-/* Sleeps so long that more may arrive, and takes it in; returns what of it a submitter waits for. */
+/* Sleeps so long that more may arrive, and takes it in; returns what of it a submitter
+ * waits for. */
 static unsigned nap(struct committer *c)
 {
     const struct timespec t = {.tv_nsec = NAP_US * 1000};
@@ -559,8 +562,8 @@ static unsigned nap(struct committer *c)
     return c->arrived_content - before;
 }
 
-/* As many messages as are worth waiting for: half of those who may send one. More would leave too few at
- * work meanwhile; with fewer, the syncs rather than the submitters set the pace. */
+/* As many messages as are worth waiting for: half of those who may send one. More would leave too
+ * few at work meanwhile; with fewer, the syncs rather than the submitters set the pace. */
 static unsigned enough(const struct committer *c)
 {
     return c->options.submitters != NULL ? atomic_load(c->options.submitters) / 2 : 0;
@@ -581,7 +584,8 @@ static void await_others(struct committer *c)
     c->gain += (gained < GAIN_ONE ? gained : GAIN_ONE) * (GAIN_ONE / 8) - c->gain / 8;
 }
 
-/* Nobody waits for an outcome, and the next message's sync is its too: it waits for that a little. */
+/* Nobody waits for an outcome, and the next message's sync is its too: it waits for
+ * that a little. */
 static void await_message(struct committer *c)
 {
     uint64_t until = clock_mono_ms() + OUTCOME_WAIT_MS, now;

@@ -66,8 +66,9 @@ struct store_options {
         wait_ms; /* for a process that has said it leaves (store_leave); another is not waited for */
 };
 
-/* Opens or creates; takes the lock that keeps a second process out, for which it may wait. NULL with
- * `error` filled: in use by another process (with its pid), wrong format, no rights, no room. */
+/* Opens or creates; takes the lock that keeps a second process out, for which it may wait.
+ * NULL with `error` filled: in use by another process (with its pid), wrong format, no
+ * rights, no room. */
 struct store *store_open(const struct store_options *options, struct error *error);
 
 /* Tells a process that opens the same spool that this one is about to close it. Any thread. */
@@ -76,29 +77,32 @@ void store_leave(struct store *s);
 /* No reader and no transaction may be left. Nulls the caller's pointer. */
 void store_close(struct store **s);
 
-/* The highest id in the store; 0: it holds no message. False: that cannot be read, store_explain_damage says
- * more. Any time before the committer starts. */
+/* The highest id in the store; 0: it holds no message. False: that cannot be read,
+ * store_explain_damage says more. Any time before the committer starts. */
 bool store_last_id(struct store *s, uint64_t *id_out);
 
-/* Is there room for new mail: is the disk above the floor and the reserve whole, or has the file free pages of
- * its own? It never shrinks; what left the queue leaves room inside it. Looks at the disk at most every 100 ms. Any thread. */
+/* Is there room for new mail: is the disk above the floor and the reserve whole, or has the file
+ * free pages of its own? It never shrinks; what left the queue leaves room inside it. Looks at the
+ * disk at most every 100 ms. Any thread. */
 bool store_has_room(struct store *s);
 
 /* How many bytes of it there is room for, and what is stored takes. Likewise. */
 uint64_t store_left(struct store *s);
 uint64_t store_used(const struct store *s);
 
-/* Makes sure that so much content, and behind it the reserve for outcomes, finds blocks on the disk: what is
- * short of that is allocated to the file now, where nobody else can take it. False: there is no room for it, so
- * content must be refused; what is committed without it has the reserve. Committer thread, ahead of
- * store_begin. */
+/* Makes sure that so much content, and behind it the reserve for outcomes, finds blocks on the
+ * disk: what is short of that is allocated to the file now, where nobody else can take it. False:
+ * there is no room for it, so content must be refused; what is committed without it has the
+ * reserve. Committer thread, ahead of store_begin. */
 bool store_reserve(struct store *s, uint64_t content_bytes);
 
-/* Why the reserve may not be there when it is needed, for people: the file system knows no blocks allocated
- * ahead, or writes each page to another place than before. NULL: it is kept. Static text; any thread. */
+/* Why the reserve may not be there when it is needed, for people: the file system knows no blocks
+ * allocated ahead, or writes each page to another place than before. NULL: it is kept. Static
+ * text; any thread. */
 const char *store_reserve_doubt(const struct store *s);
 
-/* What went wrong last, where it was and what to do about it, for people. Committer thread, or whoever opens. */
+/* What went wrong last, where it was and what to do about it, for people. Committer thread, or
+ * whoever opens. */
 void store_explain(const struct store *s, struct error *error);
 
 /* What to do where the queue cannot be read behind the message `id` (0: at all). Any thread. */
@@ -109,14 +113,15 @@ void store_disk(const struct store *s, uint64_t *free_bytes_out, uint64_t *floor
 
 /* ---- writing: committer thread ---- */
 
-/* Opens the transaction, writes into it. After anything but STORE_OK only store_abort is allowed.
- */
+/* Opens the transaction, writes into it. After anything but STORE_OK only store_abort
+ * is allowed. */
 enum store_status store_begin(struct store *s);
 
 /* With it the message is whole: the mark of store_put_unfinished is taken off. */
 enum store_status store_put_envelope(struct store *s, uint64_t id, struct slice record);
 
-/* Due where a chunk is committed ahead of its envelope; next to nothing where it was done before. */
+/* Due where a chunk is committed ahead of its envelope; next to nothing where it was
+ * done before. */
 enum store_status store_put_unfinished(struct store *s, uint64_t id);
 enum store_status store_put_chunk(struct store *s, uint64_t id, uint32_t chunk, struct slice bytes);
 enum store_status store_put_state(struct store *s, uint64_t id, uint32_t recipient,
@@ -138,8 +143,8 @@ void store_reader_destroy(struct store_reader **r);
 bool store_read_begin(struct store_reader *r);
 void store_read_end(struct store_reader *r);
 
-/* Reads under the open snapshot. False: there is none, or it is damaged. Envelopes and states that are
- * asked for in order of id cost no search each. */
+/* Reads under the open snapshot. False: there is none, or it is damaged. Envelopes and states that
+ * are asked for in order of id cost no search each. */
 bool store_get_envelope(struct store_reader *r, uint64_t id, struct slice *record_out);
 bool store_get_chunk(struct store_reader *r, uint64_t id, uint32_t chunk, struct slice *bytes_out);
 bool store_get_state(struct store_reader *r, uint64_t id, uint32_t recipient,

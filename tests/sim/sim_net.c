@@ -73,8 +73,9 @@ uint64_t clock_wall_ms(void)
     return WALL_START_MS + (net.now_us - START_US) / 1000;
 }
 
-/* In the place of core/base/random_kernel.c: even what the relay only hashes with decides something.
- * Apart from the world's own draws, so that one more generator does not make all worlds anew. */
+/* In the place of core/base/random_kernel.c: even what the relay only hashes with decides
+ * something. Apart from the world's own draws, so that one more generator does not make all
+ * worlds anew. */
 void random_init(struct random *r)
 {
     random_init_seed(r, random_u64(&net.seeds));

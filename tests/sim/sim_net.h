@@ -66,7 +66,8 @@ unsigned sim_open_conns(void);
 
 /* ---- for hosts ---- */
 
-/* Which host answers at this address; asked at each connect. NULL: unreachable. Set by the world. */
+/* Which host answers at this address; asked at each connect. NULL: unreachable. Set by
+ * the world. */
 extern struct sim_host *(*sim_find_host)(const struct address *a);
 
 /* `delay_us` from now the host says this; it arrives a latency later. */

@@ -369,7 +369,8 @@ static void drop_letter(struct mail *mail, void *owner)
     (void)mail, (void)owner;
 }
 
-/* The sender is between its letter and its look at the owner while the owner calls its sleep off. */
+/* The sender is between its letter and its look at the owner while the owner calls its
+ * sleep off. */
 static void *send_one_letter(void *context)
 {
     struct receiver *r = context;

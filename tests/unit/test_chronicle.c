@@ -1,5 +1,5 @@
-/* The chronicle: failures of one kind are one entry with a count, rings keep the newest, names and races are
- * found again by address, and all of it is bounded. */
+/* The chronicle: failures of one kind are one entry with a count, rings keep the newest, names and
+ * races are found again by address, and all of it is bounded. */
 #include "workers/chronicle.h"
 
 #include <setjmp.h>

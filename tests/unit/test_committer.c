@@ -23,8 +23,8 @@ enum {
     TIGHT_MAP = 20 << 20, /* and a map that holds them and a third as many */
 };
 
-/* One stored message for one recipient, whose delivery is out; and the committer's thread stopped at
- * a gate, so that what is submitted next stands in one batch. */
+/* One stored message for one recipient, whose delivery is out; and the committer's thread stopped
+ * at a gate, so that what is submitted next stands in one batch. */
 struct world {
     char path[64];
     struct store *store;
@@ -289,7 +289,8 @@ static void a_finished_message_leaves_and_its_notice_comes_in_one_commit(void **
 }
 
 /* Outcomes of one message each, every one of which is returned with so much content. */
-/* As where there was no room for the first of them, and the process died before it could give up the second. */
+/* As where there was no room for the first of them, and the process died before it could give
+ * up the second. */
 static void a_later_chunk_alone_is_gone_at_the_next_start(void **state)
 {
     (void)state;
@@ -399,8 +400,9 @@ static void a_long_queue_is_taken_in_beside_new_mail_each_message_once(void **st
     destroy(w);
 }
 
-/* LMDB's pages, as far as this test goes: a header of 16 bytes, whose bytes 10 and 11 say what the page is, then
- * offsets of two bytes each to its nodes. A branch page's node begins with the number of the page below it. */
+/* LMDB's pages, as far as this test goes: a header of 16 bytes, whose bytes 10 and 11 say what the
+ * page is, then offsets of two bytes each to its nodes. A branch page's node begins with the number
+ * of the page below it. */
 enum {
     PAGE = 4096,
     PAGE_KIND_AT = 10,
@@ -515,8 +517,8 @@ static void fill_spool(struct store *s)
     }
 }
 
-/* What is told of each recipient that is put off is more than the reserve: that it is put off is known in
- * memory, and without a record of it the next start tries it anew, which harms nobody. */
+/* What is told of each recipient that is put off is more than the reserve: that it is put off is
+ * known in memory, and without a record of it the next start tries it anew, which harms nobody. */
 static void deferrals_that_find_no_room_stop_nothing(void **state)
 {
     (void)state;

@@ -1,5 +1,5 @@
-/* How the recipients of a message are gathered into deliveries: one for each domain, in whatever order they
- * come and however many there are. */
+/* How the recipients of a message are gathered into deliveries: one for each domain, in whatever
+ * order they come and however many there are. */
 #include "tests/unit/queue_fixture.h"
 
 #include <setjmp.h>
@@ -42,8 +42,8 @@ static void encode(struct buf *out, unsigned domains)
     assert_true(buf_ok(out));
 }
 
-/* Takes the message in, and checks that each recipient is in one delivery of its domain. Returns how many
- * deliveries there are. */
+/* Takes the message in, and checks that each recipient is in one delivery of its domain. Returns
+ * how many deliveries there are. */
 static unsigned gather(unsigned domains,
                        bool (*state_of)(void *context, uint64_t id, uint32_t recipient,
                                         struct store_state *state_out))

@@ -682,9 +682,9 @@ static void a_domain_in_line_waits_for_a_flight_to_end(void **state)
     resolver_stop(&r);
 }
 
-/* More silent name servers than there may be flights: whoever is in line behind them does not wait until
- * each has had its 20 s. The first four make way after 2 s, and one of the next four after 2 s more. All
- * are waited for. */
+/* More silent name servers than there may be flights: whoever is in line behind them does not wait
+ * until each has had its 20 s. The first four make way after 2 s, and one of the next four after 2
+ * s more. All are waited for. */
 static void silent_name_servers_make_way_for_whoever_is_in_line(void **state)
 {
     enum { FLIGHTS = 4, SILENT = 2 * FLIGHTS };

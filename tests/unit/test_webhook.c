@@ -1,5 +1,5 @@
-/* A webhook: when a request is due, what it says, and how long it leaves a receiver alone that refuses,
- * against a server of one socket that answers as it is told. */
+/* A webhook: when a request is due, what it says, and how long it leaves a receiver alone that
+ * refuses, against a server of one socket that answers as it is told. */
 #include "workers/events/webhook.h"
 
 #include "tests/unit/spool_fixture.h"

@@ -134,8 +134,8 @@ static const struct command *find_command(const char *name)
     return NULL;
 }
 
-/* Who starts us with one of them closed would have it given to a file or socket, which then would get what is
- * written to standard error. */
+/* Who starts us with one of them closed would have it given to a file or socket, which then would
+ * get what is written to standard error. */
 static void hold_standard_descriptors(void)
 {
     int fd;

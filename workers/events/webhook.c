@@ -27,8 +27,8 @@ static size_t on_answer(char *bytes, size_t size, size_t count, void *context)
 
 /* ---- beginning and end ---- */
 
-/* For logs and people, scheme://host[:port]: what stands before the "@" may be secret, and so may the path
- * and the query, where many receivers keep the token by which they know a sender. */
+/* For logs and people, scheme://host[:port]: what stands before the "@" may be secret, and so may
+ * the path and the query, where many receivers keep the token by which they know a sender. */
 static void shorten_url(const char *url, char *out, size_t size)
 {
     const char *host = strstr(url, "://");

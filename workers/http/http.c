@@ -96,8 +96,8 @@ static bool read_certificate(struct http *h, const struct config *c, struct erro
 
 static struct MHD_Daemon *start_daemon(struct http_listener *l, int fd, const struct config *c)
 {
-    /* Not epoll: libmicrohttpd 0.9.75 uses it edge-triggered and takes a short read for all there is, so it
-     * never learns of a client that has gone behind its last bytes. */
+    /* Not epoll: libmicrohttpd 0.9.75 uses it edge-triggered and takes a short read for all there
+     * is, so it never learns of a client that has gone behind its last bytes. */
     unsigned flags = MHD_USE_POLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME;
     struct MHD_OptionItem tls[] = {
         {MHD_OPTION_HTTPS_MEM_CERT, 0, l->http->certificate},

@@ -220,8 +220,9 @@ static enum MHD_Result count_length(void *context, enum MHD_ValueKind kind, cons
     return MHD_YES;
 }
 
-/* False, having answered: another server in front may see the body end elsewhere than we do, and take
- * what follows for a request of its own (RFC 9112 6.3, 11.2). The connection is closed behind it. */
+/* False, having answered: another server in front may see the body end elsewhere than we do,
+ * and take what follows for a request of its own (RFC 9112 6.3, 11.2). The connection is
+ * closed behind it. */
 static bool has_one_end(struct http_request *r)
 {
     const char *coding = http_field(r, MHD_HTTP_HEADER_TRANSFER_ENCODING);

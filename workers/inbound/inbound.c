@@ -92,8 +92,8 @@ static bool watch_callers(struct inbound *i)
     return true;
 }
 
-/* Out of descriptors: the kernel's backlog keeps callers until some are free, and would tell of them all the
- * time. */
+/* Out of descriptors: the kernel's backlog keeps callers until some are free, and would tell of
+ * them all the time. */
 static void be_deaf(struct inbound *i)
 {
     ignore_callers(i);

@@ -157,8 +157,8 @@ void submission_open(struct inbound *i, int fd, const struct address *peer, unsi
 /* ---- deadlines ---- */
 
 /* The nearest of the deadlines. Bytes that arrive only push it away, so it is not armed anew for
- * each. The session's own waits for the end of a content, which has a limit: who keeps a connection for all
- * its mail loses no message to it. */
+ * each. The session's own waits for the end of a content, which has a limit: who keeps a connection
+ * for all its mail loses no message to it. */
 static uint64_t next_deadline(const struct submission *s)
 {
     const struct config *c = s->worker->config;

@@ -40,8 +40,8 @@ static struct health_trust trust_of(const struct session *s)
                         s->worker->config->delivery.transactions_in_flight_max);
 }
 
-/* By BDAT a message is committed before a word of it is answered: over a connection that has answered
- * before, to a host that has often enough. */
+/* By BDAT a message is committed before a word of it is answered: over a connection that has
+ * answered before, to a host that has often enough. */
 static bool may_use_bdat(const struct session *s, const struct health_trust *trust)
 {
     return s->answered > 0 && trust->bdat &&
@@ -56,8 +56,8 @@ static enum smtp_content choose(const struct session *s, const struct flight *f)
     return by_bdat && may_use_bdat(s, &trust) ? SMTP_BY_BDAT : SMTP_BY_DATA;
 }
 
-/* The host has yet to show that it takes BDAT well, one by one, and such messages are on their way: behind an
- * end they would go by DATA. */
+/* The host has yet to show that it takes BDAT well, one by one, and such messages are on their way:
+ * behind an end they would go by DATA. */
 static bool is_proving(const struct session *s, const struct health_trust *trust,
                        const struct carriage *last)
 {
@@ -152,7 +152,8 @@ void session_hand_over(struct session *s)
     s->handed_over++;
 }
 
-/* The write that was to hold the end of the last message held less: what was bound behind it goes back. */
+/* The write that was to hold the end of the last message held less: what was bound behind
+ * it goes back. */
 static void take_back_ahead(struct session *s)
 {
     struct carriage *c = last_of(s);
@@ -223,8 +224,8 @@ void session_begin_content(struct session *s)
     begin_body(s, first_of(s));
 }
 
-/* The next one's commands are to share the write of this one's end. Whether that write will hold all of
- * it, only the kernel knows: take_back_ahead puts it right where not. */
+/* The next one's commands are to share the write of this one's end. Whether that write will hold
+ * all of it, only the kernel knows: take_back_ahead puts it right where not. */
 static bool bind_ahead(struct session *s)
 {
     struct carriage *c = s->sending;

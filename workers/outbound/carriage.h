@@ -1,5 +1,5 @@
-/* Carriages: the messages on their way over one session, in the order in which they were begun. Each is
- * a transaction of the protocol machine (smtp/client.h) and the flight it carries.
+/* Carriages: the messages on their way over one session, in the order in which they were begun.
+ * Each is a transaction of the protocol machine (smtp/client.h) and the flight it carries.
  *
  *   the newest one may be the lane's current flight, `session->flight`: raced until it is committed
  *   *handed over*: the last byte is with the kernel, and the lane has gone on to its next flight. It is the
@@ -34,8 +34,8 @@ struct carriage {
 
 struct session;
 
-/* Carries the flight's current batch, behind what is on its way: only where the machine may begin. Where
- * memory is wanting, the lane has been told. */
+/* Carries the flight's current batch, behind what is on its way: only where the machine may begin.
+ * Where memory is wanting, the lane has been told. */
 void session_carry(struct session *s, struct flight *f);
 
 /* May one more message be bound behind what it is carrying? */
@@ -47,8 +47,8 @@ void session_refill(struct session *s);
 /* The lane goes on to its next flight; this one is the session's. */
 void session_hand_over(struct session *s);
 
-/* Its flight (not committed here, or not to be waited for in the lane) leaves it; what was sent of it is broken
- * off. */
+/* Its flight (not committed here, or not to be waited for in the lane) leaves it; what was sent of
+ * it is broken off. */
 void session_break_off(struct session *s);
 
 /* Sends what goes of the content. False: the session is over, or about to be. */

@@ -46,7 +46,8 @@ struct session *lane_find_carrier(const struct lane *l)
     return best;
 }
 
-/* Not ready, but on its way to it: with its greeting, or with the replies to what was handed over. */
+/* Not ready, but on its way to it: with its greeting, or with the replies to what was
+ * handed over. */
 static bool is_coming(const struct lane *l, const struct session *s)
 {
     bool busy = s->handed_over > 0 && s->flight == NULL && !s->broken_off && !s->retiring;
@@ -168,8 +169,8 @@ void lane_note_failure(struct lane *l, const struct reply *reply, bool refusing)
         l->failure = *reply;
 }
 
-/* A fresh order by what is known now. A route always has the same number of addresses, so it fits.
- */
+/* A fresh order by what is known now. A route always has the same number of addresses,
+ * so it fits. */
 static void reorder(struct lane *l)
 {
     struct target order[ROUTE_TARGETS_MAX];
@@ -224,8 +225,8 @@ struct session *lane_try(struct lane *l, const struct target *t, uint64_t probe)
     return try_target(l, t, in_clear, probe);
 }
 
-/* As many of this lane are parked there as may be: an exchange that answers no content's end gets no more
- * of its mail, be it that the others are slow, fail, or ask to come later. */
+/* As many of this lane are parked there as may be: an exchange that answers no content's end gets
+ * no more of its mail, be it that the others are slow, fail, or ask to come later. */
 static bool is_crowded(const struct lane *l, const struct address *a)
 {
     return lane_count_sessions_to(l, a) >= LANE_SESSIONS_PER_ADDRESS_MAX;
@@ -436,7 +437,8 @@ static void make_room(struct lane *l)
     }
 }
 
-/* Those whose patience is over are waited for, but not they alone while there is another address. */
+/* Those whose patience is over are waited for, but not they alone while there is
+ * another address. */
 void lane_go_on(struct lane *l)
 {
     lane_check(l);

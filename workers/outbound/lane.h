@@ -20,8 +20,8 @@
  *                                 through
  *
  * Invariants (lane_check): a lane has a session, or is ending; a flight has a carrier, or a session
- * on its way to it; at most one session holds the flight's token; at most one flight of a lane is not
- * committed. Worker thread only. */
+ * on its way to it; at most one session holds the flight's token; at most one flight of a lane is
+ * not committed. Worker thread only. */
 #ifndef ONWARD_WORKERS_OUTBOUND_LANE_H
 #define ONWARD_WORKERS_OUTBOUND_LANE_H
 
@@ -57,7 +57,8 @@ void lane_on_end(struct lane *l, struct session *s, enum session_end end,
 /* A large content is on its way, and may be for long. */
 void lane_on_long(struct lane *l);
 
-/* The oldest transaction is over, `c->transaction.replies` are filled; its flight is the lane's now. */
+/* The oldest transaction is over, `c->transaction.replies` are filled; its flight is
+ * the lane's now. */
 void lane_on_done(struct lane *l, struct session *s, struct carriage *c);
 
 /* The reply behind a last byte takes longer than usual. */
@@ -72,8 +73,8 @@ void lane_on_broken_off(struct lane *l, struct session *s);
 /* One more message may be bound behind what `s` has sent: true where one was. */
 bool lane_bind_behind(struct lane *l, struct session *s);
 
-/* The flight bound behind an end that did not go out after all goes back, and the one before it is the
- * current one again. */
+/* The flight bound behind an end that did not go out after all goes back, and the one before it is
+ * the current one again. */
 void lane_unbind(struct lane *l, struct session *s);
 
 #endif

@@ -94,7 +94,8 @@ static bool is_worn_out(const struct lane *l, const struct session *s)
            l->worker->now_ms - s->opened_ms >= c->delivery.connection_lifetime_ms;
 }
 
-/* What was suspended while it was neither with the schedule nor in a queue waits for its next attempt. */
+/* What was suspended while it was neither with the schedule nor in a queue waits for its
+ * next attempt. */
 static void defer_suspended(struct worker *w, struct link *list)
 {
     struct link suspended;
@@ -266,8 +267,8 @@ static bool is_misread(const struct reply *r)
            (r->code == 501 && r->subject == 5);
 }
 
-/* A command that went behind another message's end and is not understood: the host has lost a part of what
- * was sent ahead. That speaks of the host, not of the recipient. */
+/* A command that went behind another message's end and is not understood: the host has lost a part
+ * of what was sent ahead. That speaks of the host, not of the recipient. */
 static void soften_misreading(const struct lane *l, const struct session *s, struct carriage *c)
 {
     if (!c->was_behind || !is_misread(&c->replies[0]))
@@ -457,8 +458,9 @@ void lane_settle_returned(struct lane *l, const struct reply *reply)
 
 /* ---- late, or never ---- */
 
-/* Is somebody else here who can carry the next message, or may soon? Who is slow himself is no help: with
- * him as company the lane would commit one message after the other to a host that answers none. */
+/* Is somebody else here who can carry the next message, or may soon? Who is slow himself is no
+ * help: with him as company the lane would commit one message after the other to a host that
+ * answers none. */
 static bool is_helped(const struct lane *l, const struct session *s)
 {
     for (struct link *i = l->sessions.next; i != &l->sessions; i = i->next) {
@@ -469,8 +471,8 @@ static bool is_helped(const struct lane *l, const struct session *s)
     return false;
 }
 
-/* It has nothing left to wait for but a reply that is late: others come in its place. False: as many as may
- * have stepped aside already. */
+/* It has nothing left to wait for but a reply that is late: others come in its place. False: as
+ * many as may have stepped aside already. */
 static bool step_aside(struct lane *l)
 {
     if (!destination_step_aside(l->destination,

@@ -4,7 +4,8 @@
 
 #include "workers/outbound/lane.h"
 
-/* Parked connections of a lane to one address. One more is opened only in the place of the oldest. */
+/* Parked connections of a lane to one address. One more is opened only in the place of
+ * the oldest. */
 enum { LANE_SESSIONS_PER_ADDRESS_MAX = 3 };
 
 struct lane {
@@ -32,12 +33,12 @@ struct lane {
     struct mail call;
 };
 
-/* Connects to one address, as its probe (what health_claim_probe said) or not (0); NULL where that failed at
- * once, which is noted. */
+/* Connects to one address, as its probe (what health_claim_probe said) or not (0); NULL where that
+ * failed at once, which is noted. */
 struct session *lane_try(struct lane *l, const struct target *t, uint64_t probe);
 
-/* The lane goes on without this session, which carries nothing that is the lane's or has lost a race. Where
- * something was handed over to it, it stays until that is answered. */
+/* The lane goes on without this session, which carries nothing that is the lane's or has lost a
+ * race. Where something was handed over to it, it stays until that is answered. */
 void lane_let_go(struct lane *l, struct session *s);
 
 /* All but `keep` (which may be NULL): the race is over. */
@@ -77,8 +78,8 @@ bool lane_leave_idle(struct lane *l);
 /* Opens more lanes where more mail waits than there are, as far as the limits allow it. */
 void lane_open_others(const struct lane *l);
 
-/* The best ready session that may carry the flight; one on its way that may become that; has the exchange at
- * this address given its verdict on the flight, so that another one is wanted? */
+/* The best ready session that may carry the flight; one on its way that may become that; has the
+ * exchange at this address given its verdict on the flight, so that another one is wanted? */
 struct session *lane_find_carrier(const struct lane *l);
 bool lane_is_awaited(const struct lane *l);
 bool lane_has_asked(const struct lane *l, const struct address *a);
@@ -94,14 +95,15 @@ void lane_note_failure(struct lane *l, const struct reply *reply, bool refusing)
 /* Late binding: only now, with a session ready for MAIL, does a message leave the queue. */
 void lane_take_next(struct lane *l, struct session *s);
 
-/* Carries the current flight over `s`: its next batch, or, in a race, the batch that another session
- * carries. */
+/* Carries the current flight over `s`: its next batch, or, in a race, the batch that another
+ * session carries. */
 void lane_carry(struct lane *l, struct session *s);
 
 /* The flight is over: tells its outcome, lets the slow ones go, takes the next message. */
 void lane_flight_over(struct lane *l, struct session *last);
 
-/* The next of what came back becomes the current flight, where there is none. False: there is none now. */
+/* The next of what came back becomes the current flight, where there is none. False: there
+ * is none now. */
 bool lane_adopt(struct lane *l);
 
 /* The session is lost, and with it its part in the flight, and what was handed over to it. */
@@ -115,8 +117,7 @@ void lane_take_up_returned(struct lane *l);
 void lane_settle_returned(struct lane *l, const struct reply *reply);
 
 /* lane_log.c: what the attempt log and an observer hear of a lane. The log's lines about exchanges
- * that failed or were too slow are kept also when
- * the message got through elsewhere. */
+ * that failed or were too slow are kept also when the message got through elsewhere. */
 void lane_log_failure(const struct lane *l, const struct session *s, const struct target *t,
                       const char *phase, const struct reply *reply, const char *next);
 void lane_log_spent(const struct lane *l, const struct reply *reply);

@@ -48,8 +48,8 @@ bool outbound_has_room(struct outbound *o, enum envelope_priority priority);
 void outbound_wait_for_room(struct outbound *o, struct lane *l);
 
 /* Opens a lane to `domain` for its own sake: it goes as far as READY, finds no mail, and leaves
- * with QUIT. For `onward trace --probe`. Any thread; the domain's route must be in the cache. False:
- * out of memory. */
+ * with QUIT. For `onward trace --probe`. Any thread; the domain's route must be in the cache.
+ * False: out of memory. */
 bool outbound_probe(struct worker *w, struct slice domain);
 
 /* Takes no more jobs and ends every lane after its flight; or cuts everything (lane_abandon). */

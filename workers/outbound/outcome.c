@@ -438,8 +438,8 @@ void outcome_of_flight(struct worker *w, struct flight **flight, const struct se
     flight_destroy(flight);
 }
 
-/* The same reply for all of a flight's recipients: used for deliveries that never got to a session.
- */
+/* The same reply for all of a flight's recipients: used for deliveries that never got
+ * to a session. */
 static void outcome_of_one(struct worker *w, struct delivery *d, const struct reply *reply,
                            bool defer_anyway, struct stranding stranding)
 {

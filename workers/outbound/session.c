@@ -318,8 +318,8 @@ static enum health_phase health_phase_of(enum smtp_phase phase)
     return HEALTH_COMMAND;
 }
 
-/* A reply came: what it tells of the host's usual pace. What was sent behind something else has an age of
- * its own, and says nothing of it. */
+/* A reply came: what it tells of the host's usual pace. What was sent behind something else has an
+ * age of its own, and says nothing of it. */
 static void learn(struct session *s, enum smtp_phase answered, const struct carriage *of)
 {
     uint64_t took = s->worker->now_ms - s->phase_began_ms;
@@ -359,7 +359,8 @@ void session_watch_time(struct session *s, const struct carriage *done)
         return;
     }
     bool committed = first != NULL && first->sent;
-    /* RSET alone is soon given up; in front of a message that is under way it has a command's time. */
+    /* RSET alone is soon given up; in front of a message that is under way it has a
+     * command's time. */
     enum smtp_phase limit = committed && phase == SMTP_RSET ? SMTP_MAIL : phase;
     if (smtp_client_said_goodbye(s->smtp)) /* it is to close, or to answer the rest: soon */
         limit = SMTP_QUIT;
@@ -379,10 +380,10 @@ static void on_limit(struct timer *timer, void *owner)
     session_fail(s, END_SILENT, &reply);
 }
 
-/* A large content takes as long as the peer's line does: who takes it at a fair pace is not silent. The kernel
- * has a good deal of it before the peer does, behind its last byte as well, so that what we could write tells
- * little of that. A peer's buffers take some even where nobody reads: what they take in the first half of
- * the patience counts for nothing. */
+/* A large content takes as long as the peer's line does: who takes it at a fair pace is not silent.
+ * The kernel has a good deal of it before the peer does, behind its last byte as well, so that what
+ * we could write tells little of that. A peer's buffers take some even where nobody reads: what
+ * they take in the first half of the patience counts for nothing. */
 static uint64_t taking_patience_ms(const struct session *s)
 {
     struct health_view v = health_view(s->worker->parts->health, &s->target.address);
@@ -398,7 +399,8 @@ void session_await_taking(struct session *s)
     s->taken = 0;
 }
 
-/* The patience is over: is there a content that the peer may be taking still? Then it is armed anew. */
+/* The patience is over: is there a content that the peer may be taking still? Then it
+ * is armed anew. */
 static bool waits_on(struct session *s)
 {
     bool committed = session_is_committed(s);
@@ -521,7 +523,8 @@ static void start_tls(struct session *s)
     session_fail(s, END_LOCAL, &reply);
 }
 
-/* A transaction is over. What is behind a broken-off one is never answered, so that one ends the session. */
+/* A transaction is over. What is behind a broken-off one is never answered, so that one ends
+ * the session. */
 static void on_done(struct session *s, struct carriage *done)
 {
     lane_on_done(s->lane, s, done);
@@ -626,8 +629,8 @@ static bool flush(struct session *s)
     return false;
 }
 
-/* Writes all that may go now: contents, which take the commands around them along; commands; more messages,
- * where there is mail and trust. False: the session is over. */
+/* Writes all that may go now: contents, which take the commands around them along; commands; more
+ * messages, where there is mail and trust. False: the session is over. */
 static bool write_all(struct session *s)
 {
     if (s->sending == NULL && !flush(s))

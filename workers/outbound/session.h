@@ -6,15 +6,15 @@
  *   patience  how long this host usually takes, learned per host (health.h): the lane looks
  *             elsewhere, and this session goes on beside
  *
- * Both run for the oldest command without a reply, from when it was sent or from the reply before it.
- * What is bound behind a content's end was sent in the same write as that end, so the patience with
- * the end's reply is its patience, too: it waits no longer for somebody else's outcome than it would
- * for its own.
+ * Both run for the oldest command without a reply, from when it was sent or from the reply before
+ * it. What is bound behind a content's end was sent in the same write as that end, so the patience
+ * with the end's reply is its patience, too: it waits no longer for somebody else's outcome than it
+ * would for its own.
  *
  *   CONNECTING -> TALKING <-> TLS -> TALKING ... -> CLOSED
  *
- * A large content is not silence as long as the peer takes it at a fair pace (PACE_BYTES_A_MS), which its
- * acknowledgements tell: both deadlines are armed anew then.
+ * A large content is not silence as long as the peer takes it at a fair pace (PACE_BYTES_A_MS),
+ * which its acknowledgements tell: both deadlines are armed anew then.
  *
  * What happens is told to the lane, which decides; a session decides nothing. It may be closed at
  * any of those calls; its memory stays until the end of the worker's turn (outbound.h buries it).
@@ -112,8 +112,8 @@ void session_quit(struct session *s);
 /* Ends it as if it had failed by itself: the lane is told. */
 void session_fail(struct session *s, enum session_end end, const struct reply *reply);
 
-/* Closes at once: a race was lost with a transaction under way, or one was broken off. No more calls to the
- * lane. */
+/* Closes at once: a race was lost with a transaction under way, or one was broken off. No more
+ * calls to the lane. */
 void session_drop(struct session *s);
 
 /* Has it sent the last byte of its current flight's content? */

@@ -14,8 +14,9 @@ enum net_status session_write_out(struct session *s);
 
 void session_end_by_net(struct session *s, enum net_status status);
 
-/* A write has failed. Who closes on us may have said why, and that is there to be read: it is, in a turn of
- * its own, for the caller may be in the midst of this session's input. Then the session ends. */
+/* A write has failed. Who closes on us may have said why, and that is there to be read: it is,
+ * in a turn of its own, for the caller may be in the midst of this session's input. Then the
+ * session ends. */
 void session_lose(struct session *s, enum net_status status);
 
 /* Arms the deadline and the patience of what is awaited now. */
@@ -24,8 +25,8 @@ void session_arm(struct session *s, uint64_t limit_ms, enum health_phase phase);
 /* The peer has yet to take of the content what the kernel has, before more can be written. */
 void session_await_taking(struct session *s);
 
-/* One deadline per awaited reply: armed when the machine waits for another one than before. `done`: the
- * carriage whose last reply has just come, or NULL. */
+/* One deadline per awaited reply: armed when the machine waits for another one than before. `done`:
+ * the carriage whose last reply has just come, or NULL. */
 void session_watch_time(struct session *s, const struct carriage *done);
 
 /* What its end tells of how far the host may be trusted. */
