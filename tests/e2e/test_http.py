@@ -250,6 +250,24 @@ class Asking(HttpTest):
             self.assertEqual(json.loads(answer.read())["fail_count"], 50000)
         world.relay.process.wait()
 
+    def test_a_request_that_is_on_its_way_when_the_relay_ends_has_its_answer(self) -> None:
+        world = self.http_world()
+        self.start(world)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(SECONDS)
+            sock.connect(self.socket)
+            sock.sendall(b"POST /api/inject/v1 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{")
+            wait_until(lambda: "onward_http_body_bytes 4096" in self.ask("GET", "/metrics")[1], "the head to be read")
+            assert world.relay.process is not None
+            world.relay.process.signal(signal.SIGTERM)
+            world.relay.wait_logged("draining")
+            self.assertTrue(stays(world.relay.process.running, 0.2))
+            sock.sendall(b"}")
+            answer = http.client.HTTPResponse(sock)
+            answer.begin()
+            self.assertEqual((answer.status, "shutting down" in json.loads(answer.read())["error"]), (503, True))
+        world.relay.process.wait()
+
     def test_a_drain_and_a_full_disk_are_told_to_balancers_and_senders(self) -> None:
         world = self.http_world()
         domain, [address] = world.domain("one", "silent@DATA")

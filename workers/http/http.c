@@ -19,6 +19,7 @@ enum {
     UNIX_MODE = 0660,
     STOP_WAIT_MS = 20,
     STOP_ANSWERS_MS = 1000,
+    DEAF_MS = 100, /* as submission's: who was in the backlog is answered */
 };
 
 /* ---- the keeper: ends what is over its time ---- */
@@ -141,6 +142,17 @@ static bool open_listener(struct http *h, const struct config *c, unsigned i, st
 
 /* ---- starting and stopping ---- */
 
+/* No new connection is made; those that wait to be accepted still are. */
+static void be_deaf(struct http *h)
+{
+    for (unsigned i = 0; i < h->listener_count; i++) {
+        const union MHD_DaemonInfo *info =
+            MHD_get_daemon_info(h->listeners[i].daemon, MHD_DAEMON_INFO_LISTEN_FD);
+        if (info != NULL && h->listeners[i].config->socket == NULL)
+            net_listener_deafen(info->listen_fd);
+    }
+}
+
 static void init_lock(struct http *h)
 {
     pthread_condattr_t attributes;
@@ -222,8 +234,11 @@ void http_stop(struct http *h)
     /* libmicrohttpd may not be stopped over a suspended connection: its answer is on the way. */
     while (atomic_load(&h->shared.suspended) > 0)
         (void)usleep(STOP_WAIT_MS * 1000);
-    uint64_t until = clock_mono_ms() + STOP_ANSWERS_MS;
-    while (atomic_load(&h->shared.unfinished) > 0 && clock_mono_ms() < until)
+    be_deaf(h);
+    uint64_t now = clock_mono_ms(), until = now + STOP_ANSWERS_MS;
+    uint64_t deaf_until = now + (h->listener_count > 0 ? DEAF_MS : 0);
+    while ((now = clock_mono_ms()) < deaf_until ||
+           (atomic_load(&h->shared.requests) > 0 && now < until))
         (void)usleep(STOP_WAIT_MS * 1000);
     for (unsigned i = 0; i < h->listener_count; i++) {
         MHD_stop_daemon(h->listeners[i].daemon);

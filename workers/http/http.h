@@ -48,7 +48,7 @@ bool http_reload(struct http *h, const struct config *config, struct error *erro
 bool http_is_quiet(struct http *h);
 
 /* Ends what is under way, with an answer where one can be given, and the threads; clients have a
- * second to take what is left of theirs. Before the control and the engine stop. NULL is harmless. */
+ * second to finish their requests and to take their answers. Before the control and the engine stop. NULL is harmless. */
 void http_stop(struct http *h);
 
 /* Frees it, after the committer has stopped: it looks at mailboxes once more behind its answers.

@@ -53,6 +53,7 @@ struct http {
         _Atomic uint64_t memory; /* bytes of bodies received and under way */
         atomic_uint suspended;   /* requests that another thread is to answer */
         atomic_uint unfinished;  /* these, and those of them whose answer is on its way */
+        atomic_uint requests;    /* all that have begun, till their answer has gone */
         _Atomic uint64_t answers[HTTP_ROUTES_MAX + 1][HTTP_STATUS_CLASSES]; /* 2xx to 5xx */
         pthread_mutex_t lock;    /* guards what follows; held for a few moves */
         pthread_cond_t wake;     /* of the keeper */

@@ -266,6 +266,7 @@ static struct http_request *create_request(struct http_listener *l,
         return NULL;
     }
     r->http = l->http;
+    atomic_fetch_add(&l->http->shared.requests, 1);
     r->listener = l;
     r->connection = connection;
     r->transport = info->socket_context;
@@ -318,6 +319,7 @@ void http_on_completed(void *context, struct MHD_Connection *connection, void **
     http_body_fini(r);
     if (r->response != NULL)
         MHD_destroy_response(r->response);
+    atomic_fetch_sub(&r->http->shared.requests, 1);
     if (r->unfinished)
         atomic_fetch_sub(&r->http->shared.unfinished, 1);
     free(r);
