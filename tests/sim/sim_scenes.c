@@ -4,36 +4,34 @@
 
 enum { CONTENT_BYTES = 400, SECOND_US = 1000000, SOON_S = 20 };
 
+/* For good, and for whatever is said or heard before it. */
+static struct sim_fault fault_of(enum sim_fault_kind kind, enum sim_phase phase)
+{
+    return (struct sim_fault){
+        .kind = kind, .phase = phase, .after_said = -1, .after_heard = -1, .percent = 100};
+}
+
 static struct sim_fault replies(enum sim_phase phase, const char *reply, unsigned after_s)
 {
-    return (struct sim_fault){.kind = FAULT_REPLY,
-                              .phase = phase,
-                              .reply = reply,
-                              .delay_us = (uint64_t)after_s * SECOND_US,
-                              .after_said = -1,
-                              .after_heard = -1,
-                              .percent = 100};
+    struct sim_fault f = fault_of(FAULT_REPLY, phase);
+    f.reply = reply;
+    f.delay_us = (uint64_t)after_s * SECOND_US;
+    return f;
 }
 
 static struct sim_fault delays(enum sim_phase phase, unsigned s)
 {
-    return (struct sim_fault){.kind = FAULT_DELAY,
-                              .phase = phase,
-                              .delay_us = (uint64_t)s * SECOND_US,
-                              .after_said = -1,
-                              .after_heard = -1,
-                              .percent = 100};
+    struct sim_fault f = fault_of(FAULT_DELAY, phase);
+    f.delay_us = (uint64_t)s * SECOND_US;
+    return f;
 }
 
 /* Says nothing for so long, then is well. */
 static struct sim_fault is_silent(enum sim_phase phase, unsigned for_s)
 {
-    return (struct sim_fault){.kind = FAULT_SILENT,
-                              .phase = phase,
-                              .until_us = sim_now_us() + (uint64_t)for_s * SECOND_US,
-                              .after_said = -1,
-                              .after_heard = -1,
-                              .percent = 100};
+    struct sim_fault f = fault_of(FAULT_SILENT, phase);
+    f.until_us = sim_now_us() + (uint64_t)for_s * SECOND_US;
+    return f;
 }
 
 /* A world with one domain; its exchanges are hosts[1] and on, in order of preference. */
